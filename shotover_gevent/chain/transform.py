@@ -1,0 +1,119 @@
+"""The contract of a transform.
+
+Words: a *transform* is one step of a chain; a *sink* is the last step, the one that answers.
+There is one configuration object per entry of the YAML and one transform per client session;
+what sessions share lives on the configuration object.
+
+Rules:
+ 1. ``next(requests)`` returns exactly one response per request, in the order of the requests:
+    ``responses[i]`` answers ``requests[i]``. A transform returns the same for what it was given.
+ 2. Between those two lines everything is ordinary code: count, change, drop and answer
+    yourself, ask again, ask somebody else.
+ 3. ``push`` sees the messages that nobody asked for; not forwarding them swallows them.
+ 4. An exception ends the session: the client gets the protocol's error for each pending
+    request, then the connection is closed. The transform is not called again, only closed.
+ 5. Everything runs in the session's greenlet. What may wait, waits with gevent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from shotover_gevent.codecs.batch import Batch
+
+if TYPE_CHECKING:
+    from shotover_gevent.metrics import MetricStore
+    from shotover_gevent.net.stream import Park
+
+Next = Callable[[Batch], Batch]
+
+
+@dataclass(slots=True)
+class BuildContext:
+    """What a configuration object is given when its chain is built, once per process."""
+
+    metrics: MetricStore
+    chain: str
+    protocol: str
+
+
+@dataclass(slots=True)
+class SessionContext:
+    """What a transform is given when a session starts.
+
+    ``push`` sends a batch that nobody asked for toward the client; ``park`` is where the
+    session's greenlet waits; ``client_address`` is the peer's IP, for logs and metrics.
+    """
+
+    source: str
+    chain: str
+    session_id: int
+    client_address: str
+    park: Park
+    push: Callable[[Batch], None] = field(default=lambda batch: None)
+
+
+class Transform:
+    """One step of a chain, for one session. Override what you need."""
+
+    def transform(self, requests: Batch, next: Next) -> Batch:
+        """Answer ``requests``, by way of ``next`` or otherwise."""
+        return next(requests)
+
+    def push(self, pushes: Batch, forward: Callable[[Batch], None]) -> None:
+        """See messages that nobody asked for; the default forwards them."""
+        forward(pushes)
+
+    def close(self) -> None:
+        """The session has ended; give back what the transform holds. Called once."""
+
+
+class Sink(Transform):
+    """The last step of a chain: it answers and never calls ``next``."""
+
+    def on_readable(self) -> None:
+        """A stream of this sink became readable while the session was idle.
+
+        Reads what came and pushes it; raises :class:`~shotover_gevent.errors.UpstreamError`
+        when the database is gone.
+        """
+
+
+class TransformConfig(BaseModel):
+    """One entry of a chain in the YAML; its fields are the entry's fields.
+
+    The entry's type name is ``type_name``, by default the name of the class.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+
+    type_name: ClassVar[str] = ""
+    terminating: ClassVar[bool] = False
+    #: Protocols of the chains it may stand in; ``None`` is any.
+    protocols: ClassVar[tuple[str, ...] | None] = None
+
+    name: str
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "type_name" not in cls.__dict__:
+            cls.type_name = cls.__name__
+
+    def problems(self) -> list[str]:
+        """What is wrong with the values beyond their types, in lines; without the name."""
+        return []
+
+    def subchains(self) -> Sequence[tuple[str, Sequence[TransformConfig]]]:
+        """The chains inside this transform, each with its name."""
+        return ()
+
+    def build(self, context: BuildContext) -> None:
+        """Get ready, once per process, before anything is bound: register metrics, load files."""
+
+    def session(self, context: SessionContext) -> Transform:
+        """The transform of one session."""
+        raise NotImplementedError(f"{type(self).__name__} does not define session()")

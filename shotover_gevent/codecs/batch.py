@@ -1,0 +1,187 @@
+"""What travels along a chain: a batch of messages, split and parsed only when somebody asks.
+
+Rules:
+ 1. A batch that nobody touched is forwarded as the very bytes that arrived.
+ 2. ``len(batch)`` counts messages: requests on the way down, responses on the way up.
+    ``responses[i]`` answers ``requests[i]``.
+ 3. Iterating or indexing splits the batch into messages; reading ``message.frame`` parses one;
+    assigning ``message.frame`` marks it changed, and only then is it encoded again.
+ 4. A message is one protocol unit. A response may hold several values (the reply to
+    ``SUBSCRIBE a b``) or none at all (``CLIENT REPLY OFF``): it still answers one request.
+ 5. ``lead`` holds the bytes of pushes that arrived just before a response; they leave with it,
+    so that the client sees everything in the order in which the database sent it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, overload
+
+
+class Codec(Protocol):
+    """What a batch asks of its protocol. Codecs hold no state of a connection."""
+
+    name: str
+
+    def split(self, raw: bytes, count: int) -> list[int]:
+        """The end offset of each of the ``count`` messages in ``raw``."""
+
+    def parse(self, raw: bytes) -> Any:
+        """The frame of one message."""
+
+    def encode(self, frame: Any) -> bytes:
+        """The bytes of a frame."""
+
+    def error(self, text: str) -> bytes | None:
+        """The bytes of an error response; ``None`` when the protocol has none."""
+
+    def render(self, message: Message) -> str:
+        """One line for a person, as DebugPrinter prints it."""
+
+
+_UNPARSED: Any = object()
+
+
+class Message:
+    """One protocol unit: its bytes, and its frame on demand."""
+
+    __slots__ = ("codec", "lead", "_raw", "_frame")
+
+    def __init__(
+        self, codec: Codec, raw: bytes | None = None, frame: Any = _UNPARSED, lead: bytes = b""
+    ) -> None:
+        self.codec = codec
+        self.lead = lead
+        self._raw = raw
+        self._frame = frame
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes on the wire; a changed frame is encoded at the first call."""
+        if self._raw is None:
+            self._raw = self.codec.encode(self._frame)
+        return self._raw
+
+    @property
+    def frame(self) -> Any:
+        """The parsed form, in the types of the codec; assign to change the message."""
+        if self._frame is _UNPARSED:
+            self._frame = self.codec.parse(self._raw or b"")
+        return self._frame
+
+    @frame.setter
+    def frame(self, frame: Any) -> None:
+        self._frame = frame
+        self._raw = None
+
+    def __repr__(self) -> str:
+        return f"<{self.codec.name} message {self.raw[:60]!r}>"
+
+
+class Batch:
+    """The messages that arrived together.
+
+    ``raw`` holds them byte for byte; ``values`` is the decoded form that the codec had
+    almost for free (for Valkey requests a ``list[bytes]`` each, for responses what hiredis
+    returns). ``bounds``, when the codec already knows them, are the end offsets of the
+    messages; they are computed otherwise, on the first split.
+    """
+
+    __slots__ = ("codec", "received_at", "_raw", "_values", "_count", "_bounds", "_messages")
+
+    def __init__(
+        self, codec: Codec, raw: bytes, values: Sequence[Any], bounds: list[int] | None = None
+    ) -> None:
+        self.codec = codec
+        self.received_at = 0.0
+        self._raw = raw
+        self._values: Sequence[Any] | None = values
+        self._count = len(values)
+        self._bounds = bounds
+        self._messages: list[Message] | None = None
+
+    @classmethod
+    def of(cls, codec: Codec, messages: Iterable[Message]) -> Batch:
+        """A batch of these messages, in this order."""
+        batch = cls(codec, b"", ())
+        batch._messages = list(messages)
+        batch._values = None
+        return batch
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes of all messages, with the pushes that lead them."""
+        if self._messages is None:
+            return self._raw
+        return b"".join([part for m in self._messages for part in (m.lead, m.raw) if part])
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """One decoded value per message. Do not change it; change a message's frame instead."""
+        if self._messages is None and self._values is not None:
+            return self._values
+        return [message.frame for message in self.messages]
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages; the batch is split at the first call and lives as messages from then on."""
+        if self._messages is None:
+            raw, codec, start = self._raw, self.codec, 0
+            self._messages = messages = []
+            for end in self.bounds:
+                messages.append(Message(codec, raw[start:end]))
+                start = end
+        return self._messages
+
+    @property
+    def bounds(self) -> list[int]:
+        """End offset of each message in ``raw`` as it arrived."""
+        if self._bounds is None:
+            self._bounds = self.codec.split(self._raw, self._count)
+        return self._bounds
+
+    def __len__(self) -> int:
+        return self._count if self._messages is None else len(self._messages)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self.messages)
+
+    @overload
+    def __getitem__(self, index: int) -> Message: ...
+    @overload
+    def __getitem__(self, index: slice) -> Batch: ...
+    def __getitem__(self, index: int | slice) -> Message | Batch:
+        if isinstance(index, slice):
+            return self._part(*index.indices(len(self)))
+        return self.messages[index]
+
+    def __setitem__(self, index: int, message: Message) -> None:
+        """Replace one message; pushes that led the old one stay at their place."""
+        old = self.messages[index]
+        if old is not message:
+            message.lead = old.lead + message.lead
+        self.messages[index] = message
+
+    def _part(self, start: int, stop: int, step: int) -> Batch:
+        if self._messages is not None or self._values is None or step != 1:
+            part = Batch.of(self.codec, self.messages[start:stop:step])
+        else:
+            bounds = self.bounds
+            low = bounds[start - 1] if start else 0
+            high = bounds[stop - 1] if stop > start else low
+            part = Batch(
+                self.codec, self._raw[low:high], self._values[start:stop],
+                [end - low for end in bounds[start:stop]],
+            )
+        part.received_at = self.received_at
+        return part
+
+    def map(self, change: Callable[[Message], Message]) -> Batch:
+        """A batch of ``change(message)`` for every message."""
+        return Batch.of(self.codec, map(change, self))
+
+    def __repr__(self) -> str:
+        return f"<Batch of {len(self)} {self.codec.name} messages>"
