@@ -74,11 +74,17 @@ class UpstreamError(ShotoverError):
     """A database cannot be reached, was lost, or did not answer in time."""
 
 
-class UpstreamClosed(UpstreamError):
-    """The database closed the connection in a way that its client asked for (``QUIT``).
+class SessionEnd(ShotoverError):
+    """A session ends, and nothing has failed: passed up a chain as it is, told to nobody."""
 
-    The client is closed in turn, without an error text.
-    """
+
+class UpstreamClosed(SessionEnd):
+    """The database closed the connection with nothing pending, or as its client had asked
+    (``QUIT``): the client is closed in turn, without an error text."""
+
+
+class ClientGone(SessionEnd):
+    """The client closed its connection while its request was waiting."""
 
 
 class TransformError(ShotoverError):

@@ -1,5 +1,6 @@
 """What the author of a transform sees: batches, messages, and ``responses = next(requests)``."""
 
+from shotover_gevent.chain.steps import Steps
 from shotover_gevent.chain.transform import (
     BuildContext,
     Next,
@@ -17,6 +18,7 @@ __all__ = [
     "Next",
     "SessionContext",
     "Sink",
+    "Steps",
     "Transform",
     "TransformConfig",
 ]

@@ -27,7 +27,7 @@ from shotover_gevent.codecs.batch import Batch
 
 if TYPE_CHECKING:
     from shotover_gevent.metrics import MetricStore
-    from shotover_gevent.net.stream import Park
+    from shotover_gevent.net.stream import Park, ReceiveBuffer
 
 Next = Callable[[Batch], Batch]
 
@@ -43,10 +43,11 @@ class BuildContext:
 
 @dataclass(slots=True)
 class SessionContext:
-    """What a transform is given when a session starts.
+    """What the transforms of a session share, and are given when it starts.
 
-    ``push`` sends a batch that nobody asked for toward the client; ``park`` is where the
-    session's greenlet waits; ``client_address`` is the peer's IP, for logs and metrics.
+    ``client_address`` is the peer's IP; ``park`` is where the session's greenlet waits, and
+    ``buffer`` where its streams read into. ``above`` grows while the chain is made: when a
+    transform is made, it holds those above it.
     """
 
     source: str
@@ -54,7 +55,33 @@ class SessionContext:
     session_id: int
     client_address: str
     park: Park
-    push: Callable[[Batch], None] = field(default=lambda batch: None)
+    buffer: ReceiveBuffer
+    emit: Callable[[Batch], None]
+    client_is_gone: Callable[[], bool] = lambda: False
+    above: list[Transform] = field(default_factory=list)
+    pushed: list[bytes] = field(default_factory=list)
+
+    def pusher(self) -> Callable[[Batch], None]:
+        """How the transform being made sends a push: through those above it, to the client.
+
+        While the session runs a batch, what arrives at the top is collected in ``pushed`` and
+        leaves with the responses; :meth:`take_pushed` gives it to a sink that knows a better place.
+        """
+        push = self.emit
+        for transform in self.above:
+            if type(transform).push is not Transform.push:
+                push = _through(transform, push)
+        return push
+
+    def take_pushed(self) -> bytes:
+        """The bytes of the pushes collected so far in this run."""
+        raw = b"".join(self.pushed)
+        self.pushed.clear()
+        return raw
+
+
+def _through(transform: Transform, forward: Callable[[Batch], None]) -> Callable[[Batch], None]:
+    return lambda pushes: transform.push(pushes, forward)
 
 
 class Transform:

@@ -32,6 +32,9 @@ class Codec(Protocol):
     def encode(self, frame: Any) -> bytes:
         """The bytes of a frame."""
 
+    def names(self, values: Sequence[Any]) -> list[bytes]:
+        """The upper-cased command name of each request, given a batch's values."""
+
     def error(self, text: str) -> bytes | None:
         """The bytes of an error response; ``None`` when the protocol has none."""
 
@@ -87,7 +90,7 @@ class Batch:
     messages; they are computed otherwise, on the first split.
     """
 
-    __slots__ = ("codec", "received_at", "_raw", "_values", "_count", "_bounds", "_messages")
+    __slots__ = ("codec", "received_at", "_raw", "_values", "_count", "_bounds", "_messages", "_names")
 
     def __init__(
         self, codec: Codec, raw: bytes, values: Sequence[Any], bounds: list[int] | None = None
@@ -99,6 +102,7 @@ class Batch:
         self._count = len(values)
         self._bounds = bounds
         self._messages: list[Message] | None = None
+        self._names: list[bytes] | None = None
 
     @classmethod
     def of(cls, codec: Codec, messages: Iterable[Message]) -> Batch:
@@ -121,6 +125,15 @@ class Batch:
         if self._messages is None and self._values is not None:
             return self._values
         return [message.frame for message in self.messages]
+
+    @property
+    def names(self) -> list[bytes]:
+        """The upper-cased command name of each request, as the codec sees it; computed once."""
+        if self._messages is not None:
+            return self.codec.names(self.values)
+        if self._names is None:
+            self._names = self.codec.names(self._values or ())
+        return self._names
 
     @property
     def messages(self) -> list[Message]:

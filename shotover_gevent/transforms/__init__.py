@@ -1,1 +1,1 @@
-
+"""The transforms that stand between a source and a sink."""

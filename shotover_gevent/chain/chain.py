@@ -1,0 +1,162 @@
+"""A chain: the configured steps, and the transforms of one session linked by ``next``.
+
+The steps of a session are closures, linked once when the session starts, so that running a chain is
+a few plain calls. Each step counts itself and names itself in the error of whatever fails below.
+"""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left
+from collections.abc import Sequence
+from time import perf_counter
+
+from shotover_gevent.chain.transform import (
+    BuildContext,
+    Next,
+    SessionContext,
+    Transform,
+    TransformConfig,
+)
+from shotover_gevent.codecs.batch import Batch
+from shotover_gevent.errors import SessionEnd, TransformError
+from shotover_gevent.metrics import SIZE_BUCKETS, MetricStore
+
+logger = logging.getLogger(__name__)
+
+
+class ChainConfig:
+    """The steps of one chain and its counters, shared by all sessions."""
+
+    def __init__(
+        self, name: str, protocol: str, steps: Sequence[TransformConfig], metrics: MetricStore
+    ) -> None:
+        self.name = name
+        self.protocol = protocol
+        self.steps = tuple(steps)
+        labels = {"chain": name}
+        self.total = metrics.counter(
+            "shotover_chain_total_count", "Runs of the chain, empty ones too", **labels)
+        self.failures = metrics.counter(
+            "shotover_chain_failures_count", "Runs of the chain that failed", **labels)
+        self.requests_size = metrics.histogram(
+            "shotover_chain_requests_batch_size", "Requests in a run", SIZE_BUCKETS, **labels)
+        self.responses_size = metrics.histogram(
+            "shotover_chain_responses_batch_size", "Responses of a run", SIZE_BUCKETS, **labels)
+        self.latency = metrics.histogram(
+            "shotover_chain_latency_seconds", "Duration of a run", **labels)
+        self.step_metrics = [StepMetrics(step.type_name, metrics) for step in self.steps]
+        context = BuildContext(metrics=metrics, chain=name, protocol=protocol)
+        for step in self.steps:
+            step.build(context)
+
+    def session(self, context: SessionContext) -> Chain:
+        """The chain of one session; the caller closes it."""
+        return Chain(self, context)
+
+
+class StepMetrics:
+    """The counters of one type of transform."""
+
+    __slots__ = ("total", "failures", "latency")
+
+    def __init__(self, type_name: str, metrics: MetricStore) -> None:
+        labels = {"transform": type_name}
+        self.total = metrics.counter(
+            "shotover_transform_total_count", "Runs of transforms of this type", **labels)
+        self.failures = metrics.counter(
+            "shotover_transform_failures_count", "Runs that failed", **labels)
+        self.latency = metrics.histogram(
+            "shotover_transform_latency_seconds", "Duration of a run, with all below it", **labels)
+
+
+class Chain:
+    """The transforms of one session. ``run(requests)`` answers a batch; ``close()`` ends them."""
+
+    __slots__ = ("transforms", "run")
+
+    def __init__(self, config: ChainConfig, context: SessionContext) -> None:
+        self.transforms: list[Transform] = context.above
+        for step in config.steps:
+            self.transforms.append(step.session(context))
+        run: Next = _no_sink
+        for index in reversed(range(len(config.steps))):
+            run = _link(config, index, self.transforms[index], run)
+        self.run = _count_runs(config, run)
+
+    def close(self) -> None:
+        """Close every transform, the sink last; one that fails does not keep the others open."""
+        for transform in self.transforms:
+            try:
+                transform.close()
+            except Exception:
+                logger.exception("%s failed to close", type(transform).__name__)
+
+
+def _no_sink(requests: Batch) -> Batch:
+    raise TransformError("the last transform of the chain called next: it must be terminating")
+
+
+def _link(config: ChainConfig, index: int, transform: Transform, below: Next) -> Next:
+    """The step of ``transform``: what the one above it calls as ``next``."""
+    step = config.steps[index]
+    metrics = config.step_metrics[index]
+    run, total, latency = transform.transform, metrics.total, metrics.latency
+    bounds, counts = latency.bounds, latency.counts
+
+    def next(requests: Batch) -> Batch:
+        total.value += 1
+        start = perf_counter()
+        try:
+            responses = run(requests, below)
+        except SessionEnd:
+            raise
+        except Exception as error:
+            metrics.failures.value += 1
+            raise TransformError(
+                f"Transform {step.type_name} named {step.name} failed in chain {config.name}"
+            ) from error
+        seconds = perf_counter() - start
+        counts[bisect_left(bounds, seconds)] += 1
+        latency.total += seconds
+        return responses
+
+    return next
+
+
+def _count_runs(config: ChainConfig, below: Next) -> Next:
+    """Count the runs of the whole chain, and hold it to one response per request."""
+    total, latency = config.total, config.latency
+    bounds, counts = latency.bounds, latency.counts
+    requests_size, responses_size = config.requests_size, config.responses_size
+    size_bounds = requests_size.bounds
+    request_counts, response_counts = requests_size.counts, responses_size.counts
+
+    def run(requests: Batch) -> Batch:
+        total.value += 1
+        asked = len(requests)
+        start = perf_counter()
+        try:
+            responses = below(requests)
+            if len(responses) != asked:
+                raise TransformError(
+                    f"{len(responses)} responses to {asked} requests: "
+                    "this violates the transform invariants"
+                )
+        except SessionEnd:
+            raise
+        except Exception:
+            config.failures.value += 1
+            raise
+        seconds = perf_counter() - start
+        counts[bisect_left(bounds, seconds)] += 1
+        latency.total += seconds
+        if asked:
+            bucket = bisect_left(size_bounds, asked)
+            request_counts[bucket] += 1
+            response_counts[bucket] += 1
+            requests_size.total += asked
+            responses_size.total += asked
+        return responses
+
+    return run

@@ -1,0 +1,93 @@
+"""Connecting to a database within a deadline."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+
+from gevent import socket as gsocket
+
+from shotover_gevent.deadline import Deadline
+from shotover_gevent.errors import UpstreamError
+from shotover_gevent.net.address import Address
+
+# A database host that vanished without a FIN is noticed after about 60 + 3 x 10 seconds;
+# there is no other limit on how long a blocking command may take.
+KEEPALIVE_IDLE_S = 60
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_PROBES = 3
+
+_STARTED = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR)
+
+
+def dial(address: Address, timeout_s: float) -> socket.socket:
+    """Connect to ``address``; the caller owns the returned non-blocking socket.
+
+    All addresses of a host name are tried in turn within the one timeout. Raises
+    :class:`UpstreamError` with Shotover's texts; its cause is the operating system's error.
+    """
+    deadline = Deadline.after(timeout_s)
+    failure: OSError | None = None
+    try:
+        for family, sockaddr in _resolve(address):
+            try:
+                return _connect(family, sockaddr, deadline)
+            except TimeoutError:
+                break
+            except OSError as error:
+                failure = error
+    except OSError as error:
+        failure = error
+    if failure is None or deadline.is_over:
+        raise UpstreamError(
+            f"destination {address} did not respond to connection attempt "
+            f"within {rust_duration(timeout_s)}"
+        )
+    raise UpstreamError(f"Failed to connect to destination {address}") from failure
+
+
+def _resolve(address: Address) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, address.host)
+        except OSError:
+            continue
+        return [(family, (address.host, address.port))]
+    found = gsocket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def _connect(
+    family: socket.AddressFamily, sockaddr: tuple[object, ...], deadline: Deadline
+) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        tune(sock)
+        code = sock.connect_ex(sockaddr)
+        if code in _STARTED:
+            gsocket.wait_write(sock.fileno(), deadline.left(), TimeoutError("connect"))
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def tune(sock: socket.socket) -> None:
+    """Set what every TCP connection of ours has: no delay, and keep-alive probes."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def rust_duration(seconds: float) -> str:
+    """Seconds as Rust prints a ``Duration`` for debugging: ``3s``, ``500ms``, ``1.5s``."""
+    if 0 < seconds < 1:
+        return f"{round(seconds * 1000, 6):g}ms"
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"

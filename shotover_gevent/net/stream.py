@@ -1,0 +1,289 @@
+"""Non-blocking sockets for one greenlet, with the only wait of the data path.
+
+Rules:
+ 1. A :class:`Stream` owns a plain non-blocking socket; ``close()`` closes it, once.
+ 2. A :class:`Park` belongs to one greenlet: it is the place where that greenlet waits for the
+    streams it serves. A wait consumes nothing, so a parked greenlet may be woken, stopped or
+    moved without losing a byte.
+ 3. Each stream has one *persistent* read watcher. It wakes the greenlet only while the
+    greenlet waits for that stream, and stops itself otherwise, so that nothing spins. Starting
+    and stopping a watcher for every wait, as ``socket.recv`` of gevent does, costs more than
+    the system calls around it.
+ 4. Only the hub switches to a greenlet; from elsewhere, :meth:`Park.wake` asks the hub to.
+ 5. The receive buffer is shared by all streams of a proxy: what it holds is valid until the
+    next wait. Copy what must stay.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from gevent import get_hub, getcurrent
+from gevent.socket import wait_write
+
+from shotover_gevent.deadline import Deadline
+
+# One read takes at most this much: larger reads win nothing, since socket buffers are smaller.
+RECEIVE_BUFFER_BYTES = 256 * 1024
+
+# A peer that takes no byte for this long is gone or stuck; its session would hold a
+# connection slot and its responses for ever.
+SEND_STALL_S = 300.0
+
+# TCP_INFO's first byte is the state of the connection; these say that the peer sent its FIN or is gone.
+_TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+
+_READ = 1
+_WRITE = 2
+
+ANY: Any = object()
+
+
+class ReceiveBuffer:
+    """The bytes of the last read; one per proxy, since a proxy lives in one hub."""
+
+    __slots__ = ("bytes", "view")
+
+    def __init__(self, size: int = RECEIVE_BUFFER_BYTES) -> None:
+        self.bytes = bytearray(size)
+        self.view = memoryview(self.bytes)
+
+
+class Park:
+    """Where the greenlet that made it waits: for one stream, or for any of its streams."""
+
+    __slots__ = ("loop", "streams", "greenlet", "target", "_switch", "_hub_switch", "_woken")
+
+    def __init__(self) -> None:
+        hub = get_hub()
+        self.loop = hub.loop
+        self.streams: list[Stream] = []
+        self.greenlet = getcurrent()
+        self.target: Any = None
+        self._switch = self.greenlet.switch
+        self._hub_switch = hub.switch
+        self._woken = False
+
+    def wait(self, stream: Stream) -> None:
+        """Wait until ``stream`` is readable (or its peer has closed)."""
+        if stream.is_stopped:
+            stream.resume()
+        self.target = stream
+        try:
+            self._hub_switch()
+        finally:
+            self.target = None
+
+    def wait_any(self, timeout_s: float | None = None) -> Stream | None:
+        """Wait until one of ``streams`` is readable; ``None`` when woken or out of time."""
+        if self._woken:
+            self._woken = False
+            return None
+        for stream in self.streams:
+            if stream.is_stopped and not stream.is_paused:
+                stream.resume()
+        timer = None
+        if timeout_s is not None:
+            timer = self.loop.timer(timeout_s)
+            timer.start(self.wake)
+        self.target = ANY
+        try:
+            return self._hub_switch()
+        finally:
+            self.target = None
+            if timer is not None:
+                timer.stop()
+                timer.close()
+
+    def fire(self, stream: Stream) -> None:
+        """Hand ``stream`` to the waiting greenlet; called by watchers, in the hub."""
+        self.target = None
+        self._switch(stream)
+
+    def wake(self) -> None:
+        """End :meth:`wait_any` now, or the next one at once; callable from any greenlet of the hub."""
+        if not self._woken:
+            self._woken = True
+            self.loop.run_callback(self._wake)
+
+    def _wake(self) -> None:
+        if self._woken and self.target is ANY:
+            self._woken = False
+            self.target = None
+            self._switch(None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the greenlet waits for anything at all, between requests."""
+        return self.target is ANY
+
+
+class Stream:
+    """A connected socket that one greenlet reads, with its persistent read watcher.
+
+    ``owner`` is whoever reads the stream when it becomes readable while its greenlet is idle.
+    """
+
+    __slots__ = (
+        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "bytes_received",
+        "_watcher", "_write_watcher", "_receive_into", "_send",
+    )
+
+    def __init__(
+        self, sock: socket.socket, park: Park, buffer: ReceiveBuffer, owner: Any = None
+    ) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self.park = park
+        self.buffer = buffer
+        self.owner = owner
+        self.is_stopped = False
+        self.is_paused = False
+        self._receive_into = sock.recv_into
+        self._send = sock.send
+        self._watcher = park.loop.io(sock.fileno(), _READ)
+        self._write_watcher: Any = None
+        self._watcher.start(self._fire)
+        park.streams.append(self)
+
+    def _fire(self) -> None:
+        park = self.park
+        target = park.target
+        if target is self or target is ANY:
+            park.fire(self)
+        else:
+            self._watcher.stop()
+            self.is_stopped = True
+
+    def pause(self) -> None:
+        """Do not wake the greenlet for this stream until :meth:`resume`: its peer has to wait."""
+        self.is_paused = self.is_stopped = True
+        self._watcher.stop()
+
+    def resume(self) -> None:
+        """Watch for bytes again."""
+        if self.is_stopped:
+            self.is_paused = self.is_stopped = False
+            self._watcher.start(self._fire)
+
+    def receive(self) -> int:
+        """Read what is there into the buffer: the count, 0 at the end of the stream, -1 if nothing.
+
+        Raises ``OSError`` when the connection is broken.
+        """
+        try:
+            return self._receive_into(self.buffer.bytes)
+        except (BlockingIOError, InterruptedError):
+            return -1
+
+    def read(self) -> int:
+        """Wait for bytes and read them into the buffer: the count, 0 at the end of the stream."""
+        while True:
+            self.park.wait(self)
+            count = self.receive()
+            if count >= 0:
+                return count
+
+    def try_send(self, data: Any) -> int:
+        """Send what the kernel takes now; returns the count."""
+        try:
+            return self._send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+    def send(self, data: Any) -> None:
+        """Send all of ``data``: at once if the kernel takes it, else as the peer reads.
+
+        Raises ``OSError`` when the connection is broken, and ``TimeoutError`` when the peer
+        takes nothing for :data:`SEND_STALL_S`.
+        """
+        try:
+            count = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            count = 0
+        if count != len(data):
+            self._send_rest(memoryview(data)[count:])
+
+    def _send_rest(self, rest: memoryview) -> None:
+        stalled = TimeoutError("the peer reads nothing")
+        while rest:
+            wait_write(self.socket.fileno(), timeout=SEND_STALL_S, timeout_exc=stalled)
+            rest = rest[self.try_send(rest):]
+
+    def call_when_writable(self, callback: Callable[[], None]) -> None:
+        """Call back from the hub, again and again, while the kernel takes bytes."""
+        if self._write_watcher is None:
+            self._write_watcher = self.park.loop.io(self.socket.fileno(), _WRITE)
+        self._write_watcher.start(callback)
+
+    def stop_writable(self) -> None:
+        """Stop what :meth:`call_when_writable` started."""
+        if self._write_watcher is not None:
+            self._write_watcher.stop()
+
+    def has_ended(self) -> bool:
+        """Whether the peer has closed its side, even while bytes wait to be read. Consumes nothing."""
+        if self.socket.family == socket.AF_UNIX:
+            try:
+                return self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+        try:
+            state = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        except OSError:
+            return True
+        return state in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
+
+    def close(self) -> None:
+        """Close the watchers, then the socket."""
+        if self._watcher is None:
+            return
+        self.detach().close()
+
+    def detach(self) -> socket.socket:
+        """Give up the socket, still open, to the caller; the stream is of no use afterwards."""
+        self._watcher.stop()
+        self._watcher.close()
+        self._watcher = None
+        if self._write_watcher is not None:
+            self._write_watcher.stop()
+            self._write_watcher.close()
+            self._write_watcher = None
+        if self in self.park.streams:
+            self.park.streams.remove(self)
+        return self.socket
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` or :meth:`detach` was called."""
+        return self._watcher is None
+
+    def __repr__(self) -> str:
+        if self.is_closed:
+            return "<Stream closed>"
+        state = "paused" if self.is_paused else "stopped" if self.is_stopped else "watching"
+        return f"<Stream fd={self.socket.fileno()} {state}>"
+
+
+def close_gently(stream: Stream, seconds: float) -> None:
+    """Close so that the peer can still read everything it was sent.
+
+    Bytes of the peer that nobody reads would turn the close into a reset, which throws away
+    what it has not read yet. So: send FIN, then read and forget, until the peer closes too or
+    the time is over. Close the other streams of the same park first.
+    """
+    deadline = Deadline.after(seconds)
+    try:
+        stream.socket.shutdown(socket.SHUT_WR)
+        while not deadline.is_over:
+            if stream.receive() == 0:
+                break
+            stream.park.wait_any(deadline.left())
+    except OSError:
+        pass  # the peer is gone already, and with it whatever it had not read
+    finally:
+        stream.close()

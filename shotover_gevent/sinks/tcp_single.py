@@ -1,0 +1,83 @@
+"""TcpSinkSingle: one upstream connection per client, for any protocol of bytes.
+
+A byte stream has no requests and no responses: what the client sends comes down the chain as a
+batch without messages (its ``raw`` is the bytes), what the server sends goes up as pushes. The
+relay of the source moves the bytes, so that both directions flow independently.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from shotover_gevent.chain import Batch, Next, SessionContext, Sink, TransformConfig
+from shotover_gevent.codecs.raw import RAW
+from shotover_gevent.net.address import Address
+from shotover_gevent.net.dial import dial
+from shotover_gevent.net.stream import Stream
+
+
+class TcpSinkSingle(TransformConfig):
+    """Forwards bytes to ``remote_address``, each client over a connection of its own."""
+
+    terminating: ClassVar[bool] = True
+    protocols: ClassVar[tuple[str, ...] | None] = ("Tcp",)
+
+    remote_address: str
+    connect_timeout_ms: int = Field(ge=0)
+
+    def problems(self) -> list[str]:
+        """The address must name a host and a port."""
+        return address_problems(self.type_name, self.remote_address)
+
+    def session(self, context: SessionContext) -> TcpSink:
+        """The sink of one session; it connects when the relay asks it to."""
+        return TcpSink(self, context)
+
+
+def address_problems(type_name: str, text: str) -> list[str]:
+    """What is wrong with the ``remote_address`` of a sink, in lines."""
+    try:
+        Address.parse(text)
+    except ValueError as error:
+        return [f"{type_name}:", f"  remote_address: {error}"]
+    return []
+
+
+class TcpSink(Sink):
+    """The upstream side of one relayed session."""
+
+    def __init__(self, config: TcpSinkSingle, context: SessionContext) -> None:
+        self._config = config
+        self._context = context
+        self._push = context.pusher()
+        self._outgoing: list[bytes] = []
+        self.stream: Stream | None = None
+
+    def connect(self) -> Stream:
+        """Connect to the server; the sink closes the stream. Raises ``UpstreamError``."""
+        config, context = self._config, self._context
+        sock = dial(Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
+        self.stream = Stream(sock, context.park, context.buffer)
+        return self.stream
+
+    def transform(self, requests: Batch, next: Next) -> Batch:
+        """Keep the bytes for the relay to send; a byte stream has no responses."""
+        self._outgoing.append(requests.raw)
+        return Batch(RAW, b"", ())
+
+    def take_outgoing(self) -> bytes:
+        """The bytes that came down the chain and are not sent yet."""
+        raw = b"".join(self._outgoing)
+        self._outgoing.clear()
+        return raw
+
+    def push_bytes(self, raw: bytes) -> None:
+        """Send bytes of the server up the chain."""
+        self._push(Batch(RAW, raw, ()))
+
+    def close(self) -> None:
+        """Close the upstream connection."""
+        if self.stream is not None:
+            self.stream.close()

@@ -1,0 +1,262 @@
+"""ValkeySinkSingle: one upstream connection per client, to one Valkey or Redis server.
+
+Rules:
+ 1. The connection is made for the first request and lives as long as the session, so that whatever
+    a client sets on its connection (AUTH, SELECT, MULTI, SUBSCRIBE) is naturally its own.
+ 2. While every reply answers one request, replies are counted by hiredis and passed on as the bytes
+    they are. As soon as anything else may come, each value is looked at
+    (:mod:`shotover_gevent.codecs.resp_conversation`).
+ 3. Pushes keep their place among the replies.
+ 4. A server that closes with nothing pending closes the client, without an error text.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from time import perf_counter
+from typing import Any, ClassVar
+
+import hiredis
+from pydantic import Field, PrivateAttr
+
+from shotover_gevent.chain import (
+    Batch,
+    BuildContext,
+    Message,
+    Next,
+    SessionContext,
+    Sink,
+    TransformConfig,
+)
+from shotover_gevent.codecs.resp import RESP, ReplyScanner
+from shotover_gevent.codecs.resp_conversation import BLOCKING, SPECIAL, Conversation
+from shotover_gevent.errors import ClientGone, PeerError, UpstreamClosed, UpstreamError, os_error_text
+from shotover_gevent.metrics import Counter, Histogram
+from shotover_gevent.net.address import Address
+from shotover_gevent.net.dial import dial
+from shotover_gevent.net.stream import Stream
+from shotover_gevent.sinks.tcp_single import address_problems
+
+CLOSED = "The other side of this connection closed the connection"
+
+# A client that sends on while its request waits for others hides its own end behind those bytes;
+# then its state is asked for at this interval.
+GONE_CHECK_S = 0.5
+
+_UNUSUAL = SPECIAL | BLOCKING
+_INCOMPLETE: Any = ...
+
+
+class ValkeySinkSingle(TransformConfig):
+    """Sends requests to the Valkey or Redis server at ``remote_address``."""
+
+    terminating: ClassVar[bool] = True
+    protocols: ClassVar[tuple[str, ...] | None] = ("Valkey",)
+
+    remote_address: str
+    connect_timeout_ms: int = Field(ge=0)
+    _failed_requests: Counter = PrivateAttr(default_factory=Counter)
+    _source_to_sink: Histogram = PrivateAttr(default_factory=Histogram)
+
+    def problems(self) -> list[str]:
+        """The address must name a host and a port."""
+        return address_problems(self.type_name, self.remote_address)
+
+    def build(self, context: BuildContext) -> None:
+        """Register the counters of this sink."""
+        self._failed_requests = context.metrics.counter(
+            "shotover_failed_requests_count", "Error replies of the database",
+            chain=context.chain, transform=self.type_name)
+        self._source_to_sink = context.metrics.histogram(
+            "shotover_source_to_sink_latency_seconds",
+            "From a request read to the request written", sink=self.type_name)
+
+    def session(self, context: SessionContext) -> Sink:
+        """The sink of one session; it connects at the first request."""
+        return ValkeySink(self, context)
+
+
+class ValkeySink(Sink):
+    """The upstream connection of one session."""
+
+    def __init__(self, config: ValkeySinkSingle, context: SessionContext) -> None:
+        self._config = config
+        self._context = context
+        self._push = context.pusher()
+        self._stream: Stream | None = None
+        self._conversation = Conversation()
+        self._scanner = ReplyScanner()
+        self._reader: Any = None
+        self._is_plain = True
+        self._has_ended = False
+        self._failed_requests = config._failed_requests
+        self._source_to_sink = config._source_to_sink
+
+    def transform(self, requests: Batch, next: Next) -> Batch:
+        """Send the requests, and return when the last one is answered."""
+        stream = self._stream or self._connect()
+        is_plain = self._is_plain and _UNUSUAL.isdisjoint(requests.names)
+        if not is_plain:
+            expects = self._conversation.sent(requests.names, requests.values)
+        try:
+            stream.send(requests.raw)
+        except OSError as error:
+            raise UpstreamError(f"IO error {os_error_text(error)}") from error
+        if requests.received_at:
+            self._source_to_sink.observe(perf_counter() - requests.received_at)
+        responses = self._count(requests) if is_plain else self._pair(requests, expects)
+        responses.received_at = perf_counter()
+        return responses
+
+    def _connect(self) -> Stream:
+        config, context = self._config, self._context
+        sock = dial(Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
+        self._stream = Stream(sock, context.park, context.buffer, owner=self)
+        return self._stream
+
+    # -- every reply answers one request --------------------------------------------------------
+
+    def _count(self, requests: Batch) -> Batch:
+        """Read until as many values have come as there are requests."""
+        stream, missing = self._stream, len(requests)
+        assert stream is not None
+        reader = self._reader or self._new_reader()
+        gets, view = reader.gets, stream.buffer.view
+        is_resp3 = self._conversation.is_resp3
+        values: list[Any] = []
+        chunks: list[bytes] = []
+        while True:
+            count = self._read(stream)
+            if count == 0:
+                raise UpstreamError(CLOSED)
+            chunk = bytes(view[:count])
+            chunks.append(chunk)
+            if is_resp3 and (b">" in chunk or b"|" in chunk or b"!" in chunk):
+                return self._pair_after_all(requests, chunks)
+            try:
+                reader.feed(chunk)
+                while (value := gets()) is not _INCOMPLETE:
+                    values.append(value)
+            except (hiredis.HiredisError, TypeError):
+                return self._pair_after_all(requests, chunks)
+            if len(values) >= missing:
+                break
+        raw = chunk if len(chunks) == 1 else b"".join(chunks)
+        if len(values) > missing:
+            return self._pair_after_all(requests, chunks)
+        if b"-" in raw:
+            self._failed_requests.value += sum(
+                1 for value in values if value.__class__ is hiredis.ReplyError)
+        return Batch(RESP, raw, values)
+
+    def _new_reader(self) -> Any:
+        self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        return self._reader
+
+    def _pair_after_all(self, requests: Batch, chunks: list[bytes]) -> Batch:
+        """Something else may be among the replies: look at each value from the start of the run."""
+        self._reader = None
+        expects = self._conversation.sent(requests.names, requests.values)
+        return self._pair(requests, expects, b"".join(chunks))
+
+    # -- each value is looked at ----------------------------------------------------------------
+
+    def _pair(self, requests: Batch, expects: list[bool], raw: bytes = b"") -> Batch:
+        """Give each value to the request that it answers, until all are answered."""
+        answers: list[list[bytes]] = [[] for _ in expects]
+        leads = [b""] * len(expects)
+        waiting = deque(index for index, is_expected in enumerate(expects) if is_expected)
+        is_blocking = not BLOCKING.isdisjoint(requests.names)
+        if raw:
+            self._sort(raw, answers, leads, waiting)
+        while waiting:
+            stream = self._stream
+            assert stream is not None
+            count = self._read_or_leave(stream) if is_blocking else self._read(stream)
+            if count == 0:
+                if not self._conversation.awaits_only_the_end:
+                    raise UpstreamError(CLOSED)
+                self._has_ended = True
+                break
+            self._sort(stream.buffer.view[:count], answers, leads, waiting)
+        self._is_plain = self._conversation.is_plain and not self._scanner.pending
+        return Batch.of(
+            RESP, [Message(RESP, b"".join(answer), lead=lead) for answer, lead in zip(answers, leads)])
+
+    def _sort(
+        self, data: Any, answers: list[list[bytes]], leads: list[bytes], waiting: deque[int]
+    ) -> None:
+        """Sort the values that ``data`` completes into the answers of those who wait."""
+        for raw in self._scan(data):
+            completes = self._conversation.received(raw)
+            if completes is None or not waiting:
+                self._push(Batch(RESP, raw, (raw,), [len(raw)]))
+                continue
+            index = waiting[0]
+            pushed = self._context.take_pushed()
+            if answers[index]:
+                answers[index].append(pushed)
+            else:
+                leads[index] = pushed
+            answers[index].append(raw)
+            if raw[0] == 45:  # "-"
+                self._failed_requests.value += 1
+            if completes:
+                waiting.popleft()
+
+    def _scan(self, data: Any) -> list[bytes]:
+        try:
+            return self._scanner.feed(data)
+        except PeerError as error:
+            raise UpstreamError(f"Message decode error {error}") from error
+
+    def on_readable(self) -> None:
+        """Push what came while nothing was asked. Raises ``UpstreamClosed`` at the end."""
+        stream = self._stream
+        assert stream is not None
+        try:
+            count = stream.receive()
+        except ConnectionError:
+            count = 0
+        if count == 0:
+            raise UpstreamClosed("the database closed the connection")
+        if count > 0:
+            for raw in self._scan(stream.buffer.view[:count]):
+                self._conversation.received(raw)
+                self._push(Batch(RESP, raw, (raw,), [len(raw)]))
+            self._is_plain = self._conversation.is_plain and not self._scanner.pending
+
+    # -- waiting --------------------------------------------------------------------------------
+
+    def _read(self, stream: Stream) -> int:
+        try:
+            return stream.read()
+        except OSError as error:
+            raise UpstreamError(f"IO error {os_error_text(error)}") from error
+
+    def _read_or_leave(self, stream: Stream) -> int:
+        """Read, and notice meanwhile that the client has gone: nobody would get what comes."""
+        context = self._context
+        paused: list[Stream] = []
+        try:
+            while True:
+                readable = context.park.wait_any(GONE_CHECK_S if paused else None)
+                if readable is stream:
+                    count = stream.receive()
+                    if count >= 0:
+                        return count
+                elif context.client_is_gone():
+                    raise ClientGone("the client closed while its request was waiting")
+                elif readable is not None:
+                    readable.pause()
+                    paused.append(readable)
+        except OSError as error:
+            raise UpstreamError(f"IO error {os_error_text(error)}") from error
+        finally:
+            for other in paused:
+                other.resume()
+
+    def close(self) -> None:
+        """Close the upstream connection."""
+        if self._stream is not None:
+            self._stream.close()

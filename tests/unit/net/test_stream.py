@@ -1,0 +1,209 @@
+"""Streams wake their greenlet only while it waits for them, and lose no byte."""
+
+import os
+import socket
+
+import gevent
+import pytest
+
+from shotover_gevent.net.stream import Park, ReceiveBuffer, Stream, close_gently
+
+
+@pytest.fixture
+def pair():
+    """Two connected sockets."""
+    left, right = socket.socketpair()
+    yield left, right
+    left.close()
+    right.close()
+
+
+def test_a_read_waits_for_bytes_and_sees_the_end(pair):
+    """read() gives the count, then 0 at the end of the stream."""
+    left, right = pair
+    buffer = ReceiveBuffer()
+    found = []
+
+    def reader():
+        stream = Stream(left, Park(), buffer)
+        while count := stream.read():
+            found.append(bytes(buffer.view[:count]))
+        stream.close()
+
+    greenlet = gevent.spawn(reader)
+    gevent.sleep(0)
+    right.send(b"one")
+    gevent.sleep(0.01)
+    right.send(b"two")
+    gevent.sleep(0.01)
+    right.shutdown(socket.SHUT_WR)
+    greenlet.get(timeout=5)
+    assert found == [b"one", b"two"]
+
+
+def test_bytes_that_nobody_waits_for_do_not_spin_the_hub(pair):
+    """A watcher that fires while its greenlet is elsewhere stops itself."""
+    left, right = pair
+
+    def busy():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        right.send(b"x")
+        gevent.sleep(0.02)
+        stopped = stream.is_stopped
+        count = stream.read()
+        stream.close()
+        return stopped, count
+
+    assert gevent.spawn(busy).get(timeout=5) == (True, 1)
+
+
+def test_a_wake_ends_the_wait_without_taking_bytes(pair):
+    """What arrives after a wake is still there."""
+    left, right = pair
+    parks = []
+
+    def waiter():
+        park = Park()
+        parks.append(park)
+        stream = Stream(left, park, ReceiveBuffer())
+        woken = park.wait_any()
+        right.send(b"later")
+        readable = park.wait_any()
+        count = stream.receive()
+        stream.close()
+        return woken, readable is stream, count
+
+    greenlet = gevent.spawn(waiter)
+    gevent.sleep(0)
+    parks[0].wake()
+    assert greenlet.get(timeout=5) == (None, True, 5)
+
+
+def test_a_wake_before_the_wait_is_not_lost(pair):
+    """A session that is busy when told to stop notices at its next park."""
+    left, _ = pair
+
+    def waiter():
+        park = Park()
+        stream = Stream(left, park, ReceiveBuffer())
+        park.wake()
+        gevent.sleep(0.01)
+        woken = park.wait_any()
+        stream.close()
+        return woken
+
+    assert gevent.spawn(waiter).get(timeout=5) is None
+
+
+def test_a_wait_for_any_ends_at_its_timeout(pair):
+    """A timeout looks like a wake."""
+    left, _ = pair
+
+    def waiter():
+        park = Park()
+        stream = Stream(left, park, ReceiveBuffer())
+        result = park.wait_any(0.01)
+        stream.close()
+        return result
+
+    assert gevent.spawn(waiter).get(timeout=5) is None
+
+
+def test_a_large_send_goes_out_as_the_peer_reads(pair):
+    """What the kernel does not take at once is sent later, in order."""
+    left, right = pair
+    data = os.urandom(4_000_000)
+    right.setblocking(False)
+
+    def sender():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        stream.send(data)
+        stream.close()
+
+    greenlet = gevent.spawn(sender)
+    received = bytearray()
+    while len(received) < len(data):
+        gevent.socket.wait_read(right.fileno(), timeout=5)
+        received += right.recv(1 << 20)
+    greenlet.get(timeout=5)
+    assert received == data
+
+
+def test_a_paused_stream_wakes_nobody(pair):
+    """Back-pressure: a paused stream is not read until it is resumed."""
+    left, right = pair
+
+    def waiter():
+        park = Park()
+        stream = Stream(left, park, ReceiveBuffer())
+        stream.pause()
+        right.send(b"x")
+        first = park.wait_any(0.02)
+        stream.resume()
+        second = park.wait_any(5)
+        stream.close()
+        return first, second is stream
+
+    assert gevent.spawn(waiter).get(timeout=5) == (None, True)
+
+
+def test_the_end_of_a_peer_shows_behind_unread_bytes():
+    """has_ended() looks past bytes that wait to be read."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+
+    def look():
+        stream = Stream(accepted, Park(), ReceiveBuffer())
+        before = stream.has_ended()
+        client.send(b"unread")
+        client.close()
+        gevent.sleep(0.02)
+        after = stream.has_ended()
+        stream.close()
+        return before, after
+
+    result = gevent.spawn(look).get(timeout=5)
+    listener.close()
+    assert result == (False, True)
+
+
+def test_a_gentle_close_lets_the_peer_read_everything():
+    """Bytes that arrive during the close do not reset the connection."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+
+    def serve():
+        stream = Stream(accepted, Park(), ReceiveBuffer())
+        stream.send(b"x" * 1000)
+        client.send(b"never read")
+        close_gently(stream, 1.0)
+
+    greenlet = gevent.spawn(serve)
+    gevent.sleep(0.02)
+    received = b""
+    client.setblocking(False)
+    while True:
+        gevent.socket.wait_read(client.fileno(), timeout=5)
+        data = client.recv(4096)
+        if not data:
+            break
+        received += data
+    client.close()
+    greenlet.get(timeout=5)
+    listener.close()
+    assert received == b"x" * 1000
+
+
+def test_a_detached_socket_stays_open(pair):
+    """detach() gives the socket back to the caller."""
+    left, right = pair
+
+    def run():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        sock = stream.detach()
+        right.send(b"x")
+        return sock is left, stream.is_closed, sock.recv(1)
+
+    assert gevent.spawn(run).get(timeout=5) == (True, True, b"x")
