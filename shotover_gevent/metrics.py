@@ -85,18 +85,20 @@ class MetricStore:
     def __init__(self) -> None:
         self._families: dict[str, Family] = {}
 
-    def counter(self, name: str, help: str, **labels: str) -> Counter:
+    def counter(self, name: str, help: str, /, **labels: str) -> Counter:
         """The counter of that name and those labels, made at the first call."""
         return self._metric(name, help, labels, Counter)  # type: ignore[return-value]
 
-    def gauge(self, name: str, help: str, read: Callable[[], float], **labels: str) -> Gauge:
+    def gauge(
+        self, name: str, help: str, read: Callable[[], float], /, **labels: str
+    ) -> Gauge:
         """The gauge of that name and those labels; ``read`` replaces an earlier reader."""
         gauge: Gauge = self._metric(name, help, labels, Gauge)  # type: ignore[assignment]
         gauge.read = read
         return gauge
 
     def histogram(
-        self, name: str, help: str, bounds: tuple[float, ...] = LATENCY_BUCKETS_S, **labels: str
+        self, name: str, help: str, bounds: tuple[float, ...] = LATENCY_BUCKETS_S, /, **labels: str
     ) -> Histogram:
         """The histogram of that name and those labels, made at the first call."""
         return self._metric(name, help, labels, lambda: Histogram(bounds), "histogram")  # type: ignore

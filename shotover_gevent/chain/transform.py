@@ -131,7 +131,7 @@ class TransformConfig(BaseModel):
             cls.type_name = cls.__name__
 
     def problems(self) -> list[str]:
-        """What is wrong with the values beyond their types, in lines; without the name."""
+        """What is wrong with the values beyond their types: ``Type:``, then lines indented by two."""
         return []
 
     def subchains(self) -> Sequence[tuple[str, Sequence[TransformConfig]]]:

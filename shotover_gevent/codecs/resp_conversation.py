@@ -162,7 +162,7 @@ class Conversation:
             self.reply_mode = ReplyMode.ON
         elif mode == b"OFF":
             self.reply_mode = ReplyMode.OFF
-        elif mode == b"SKIP" and self.reply_mode is ReplyMode.ON:
+        elif mode == b"SKIP" and self.reply_mode is not ReplyMode.OFF:
             self.reply_mode = ReplyMode.SKIP
             return False
         return self._expect(expected)

@@ -1,1 +1,1 @@
-
+"""What operators see: metrics, health pages and the log filter, over HTTP."""

@@ -1,0 +1,76 @@
+"""The fields of ``config.yaml`` and of a source, and what is wrong with them beyond their types."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shotover_gevent.net.address import Address
+
+# The unsigned 64 bits that Shotover's counts and seconds have.
+Unsigned = Annotated[int, Field(ge=0, le=2**64 - 1)]
+
+
+class GeneralConfig(BaseModel):
+    """``config.yaml``: what to log, and where to serve metrics."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    main_log_level: str
+    observability_interface: str | None = None
+
+    @property
+    def observability_address(self) -> Address | None:
+        """Where to serve metrics; ``None`` when nothing is to be served."""
+        interface = self.observability_interface
+        return None if interface is None else socket_address(interface)
+
+    def wrong_values(self) -> list[tuple[str, str]]:
+        """Field and text for each value that is not what its field is for, as Shotover says it."""
+        from shotover_gevent.logs import parse_directives
+
+        wrong = []
+        for field, check in (
+            ("main_log_level", parse_directives),
+            ("observability_interface", socket_address),
+        ):
+            value = getattr(self, field)
+            try:
+                if value is not None:
+                    check(value)
+            except ValueError as error:
+                wrong.append((field, str(error)))
+        return wrong
+
+
+class SourceFields(BaseModel):
+    """The fields of every source. The chain is read entry by entry, so it may be anything here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str
+    listen_addr: str
+    connection_limit: Unsigned = 512
+    hard_connection_limit: bool = False
+    timeout: Unsigned | None = None
+    chain: list[Any]
+
+
+def socket_address(text: str) -> Address:
+    """An ``ip:port`` or ``[ipv6]:port``. Raises ``ValueError`` in Rust's words for anything else."""
+    # Imported here: it takes milliseconds, and only a configured interface needs it.
+    from ipaddress import ip_address
+
+    try:
+        address = Address.parse(text)
+        if ip_address(address.host).version == (6 if text.startswith("[") else 4):
+            return address
+    except ValueError:
+        pass
+    raise ValueError("invalid socket address syntax")
+
+
+def listen_address(text: str) -> Address:
+    """The address of a source; a host name is taken too. Raises ``ValueError`` saying what is wrong."""
+    return Address.parse(text)

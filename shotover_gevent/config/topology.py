@@ -1,0 +1,226 @@
+"""A topology: the sources, each with its chain of configuration objects.
+
+Reading has two passes, and both run whatever the first one finds, so that all problems of all
+sources come together: each entry by itself (types and fields), then the topology as a whole
+(:mod:`~shotover_gevent.config.validation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from shotover_gevent.chain.transform import TransformConfig
+from shotover_gevent.config.document import Document, Path
+from shotover_gevent.config.fault import Fault, Faults, describe, did_you_mean, validate
+from shotover_gevent.config.load import open_document, parse_document, parse_texts
+from shotover_gevent.config.model import SourceFields, listen_address
+from shotover_gevent.config.registry import Registry, UnknownType, unknown_type
+from shotover_gevent.config.step import StepFactory, singleton
+from shotover_gevent.config.validation import SourceDraft, Validation
+from shotover_gevent.errors import ConfigError
+from shotover_gevent.net.address import Address
+
+R = TypeVar("R")
+
+SOURCE_TYPES = ("Tcp", "Valkey")
+# Sources of Shotover Proxy that are known by name.
+SOURCES_NOT_YET = ("Cassandra", "Kafka", "OpenSearch")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """One source. ``type_name`` is its protocol, too; ``timeout`` is in seconds."""
+
+    type_name: str
+    name: str
+    listen_addr: Address
+    connection_limit: int
+    hard_connection_limit: bool
+    timeout: int | None
+    chain: tuple[TransformConfig, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All sources, in the order of the file."""
+
+    sources: tuple[SourceEntry, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """The topology in the shape of its file, of plain values, for a log line."""
+        return {"sources": [
+            {source.type_name: {
+                "name": source.name,
+                "listen_addr": str(source.listen_addr),
+                "connection_limit": source.connection_limit,
+                "hard_connection_limit": source.hard_connection_limit,
+                "timeout": source.timeout,
+                "chain": _plain(source.chain),
+            }}
+            for source in self.sources
+        ]}
+
+
+def parse_topology(
+    data: Mapping[str, Any] | str, registry: Registry | None = None, file: str = "<topology>"
+) -> Topology:
+    """The topology in a YAML text, or in data of the same shape; in data, an entry of a chain may be
+    a configuration object. ``file`` is how problems call it. Raises ``ConfigError``."""
+    if isinstance(data, str):
+        return _read(parse_document(data, file, "topology"), registry)
+    return _read(Document.of(dict(data), file), registry)
+
+
+def load_topology(path: str | PathLike[str], registry: Registry | None = None) -> Topology:
+    """The topology in a file. Raises ``ConfigError``, of a file that cannot be opened, too."""
+    return _read(open_document(path, "topology"), registry)
+
+
+def _read(document: Document, registry: Registry | None) -> Topology:
+    """The topology in a document. Raises ``ConfigError`` with all problems."""
+    reader = _Reader(document, registry or Registry())
+    drafts = reader.sources()
+    unreadable = document.sorted_problems()
+    text = Validation([draft for draft, _ in drafts], document).text()
+    if unreadable:
+        raise ConfigError(document.sorted_problems(), parse_texts(unreadable, document.file, "topology"))
+    if text:
+        raise ConfigError(document.sorted_problems(), [text])
+    return Topology(tuple(_entry(draft, fields) for draft, fields in drafts if fields))
+
+
+class _Reader:
+    """The first pass: what each entry is by itself. Problems go to the document."""
+
+    def __init__(self, document: Document, registry: Registry) -> None:
+        self._document = document
+        self._factory = StepFactory(registry)
+
+    def sources(self) -> list[tuple[SourceDraft, SourceFields | None]]:
+        data = self._document.data
+        if not isinstance(data, dict):
+            self._document.refuse((), f'found {describe(data)}, wanted a map with the key "sources"')
+            return []
+        for key in data:
+            if key != "sources":
+                way_out = did_you_mean(str(key), ["sources"]) or "known fields: sources"
+                self._document.refuse((key,), "unknown field", way_out, of_key=True)
+        if "sources" not in data:
+            self._document.refuse(("sources",), "missing field")
+            return []
+        sources = data["sources"]
+        if not isinstance(sources, list):
+            self._document.refuse(("sources",), f"found {describe(sources)}, wanted a list")
+            return []
+        return [
+            found for index, entry in enumerate(sources)
+            if (found := self._source(index, entry)) is not None
+        ]
+
+    def _source(self, index: int, entry: Any) -> tuple[SourceDraft, SourceFields | None] | None:
+        path: Path = ("sources", index)
+        try:
+            type_name, body = singleton(entry, "source")
+        except Faults as faults:
+            self._note(path, faults.faults)
+            return None
+        path = (*path, type_name)
+        if type_name not in SOURCE_TYPES:
+            self._refuse_type(path, type_name)
+            return None
+        fields: SourceFields | None = None
+        try:
+            fields = self._validated(path, lambda: validate(SourceFields, body))
+        except Faults as faults:
+            self._note(path, faults.faults)
+        body = body if isinstance(body, dict) else {}
+        chain = body.get("chain")
+        steps, step_paths = self._steps(chain, (*path, "chain"))
+        draft = SourceDraft(
+            index=index, type_name=type_name, name=_text(body.get("name")),
+            listen_addr=_text(body.get("listen_addr")), steps=steps, path=path,
+            step_paths=step_paths)
+        return draft, fields
+
+    def _steps(
+        self, chain: Any, path: Path
+    ) -> tuple[list[TransformConfig | None] | None, dict[int, Path]]:
+        """The steps of a root chain and the paths of all steps in it; ``None`` for what is broken."""
+        if not isinstance(chain, list):
+            return None, {}
+        steps: list[TransformConfig | None] = []
+        for index, entry in enumerate(chain):
+            try:
+                steps.append(self._validated((*path, index), lambda: self._factory.step(entry)))
+            except Faults as faults:
+                steps.append(None)
+                self._note((*path, index), faults.faults)
+        return steps, self._factory.paths(chain, path)
+
+    def _validated(self, path: Path, make: Callable[[], R]) -> R:
+        """What ``make`` returns. A text field takes a plain number or boolean as it is written, as
+        Shotover does: where one was refused, it is replaced by its text, once, and all is checked
+        again."""
+        try:
+            return make()
+        except Faults as faults:
+            texts = {
+                found: text for fault in faults.faults if fault.wants_text
+                and (text := self._document.plain.get(found := (*path, *fault.path)))
+                and self._document.at(found) is not None
+            }
+            if not texts:
+                raise
+        for found, text in texts.items():
+            self._document.replace(found, text)
+        return make()
+
+    def _refuse_type(self, path: Path, type_name: str) -> None:
+        if type_name in SOURCES_NOT_YET:
+            error = UnknownType(
+                f"the source {type_name} is not supported by this version yet",
+                f"supported sources: {', '.join(SOURCE_TYPES)}")
+        else:
+            error = unknown_type("source", type_name, list(SOURCE_TYPES))
+        self._document.refuse(path, error.message, error.suggestion, of_key=True)
+
+    def _note(self, path: Path, faults: Iterable[Fault]) -> None:
+        for fault in faults:
+            where = (*path, *fault.path)
+            self._document.refuse(where, fault.message, fault.suggestion, of_key=fault.of_key)
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _entry(draft: SourceDraft, fields: SourceFields) -> SourceEntry:
+    return SourceEntry(
+        type_name=draft.type_name,
+        name=fields.name,
+        listen_addr=listen_address(fields.listen_addr),
+        connection_limit=fields.connection_limit,
+        hard_connection_limit=fields.hard_connection_limit,
+        timeout=fields.timeout,
+        chain=tuple(step for step in draft.steps or () if step is not None),
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value of a configuration object as a log can show it."""
+    if isinstance(value, BaseModel):
+        shown = {
+            name: _plain(getattr(value, name)) for name in type(value).model_fields
+            if name in value.model_fields_set or getattr(value, name) is not None
+        }
+        return {value.type_name: shown} if isinstance(value, TransformConfig) else shown
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,297 @@
+"""The proxy: sources, admin interface and hot reload under one roof.
+
+A :class:`Proxy` runs in the hub of whoever makes it. It patches nothing, installs no signal handlers,
+keeps no globals and logs to ``logging.getLogger("shotover_gevent")``, so that several of them live
+in one process beside anything else.
+
+The life of a proxy (:class:`State`), each step at most once::
+
+    BUILT --start()--> SERVING --drain(), or a successor took over--> DRAINING --> STOPPED
+      \\------------------------------------stop()---------------------------------/
+
+Building does everything that may fail without touching the outside: parsing, importing, making
+chains. :meth:`Proxy.start` then binds all or nothing.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from shotover_gevent._version import __version__
+from shotover_gevent.chain.transform import TransformConfig
+from shotover_gevent.config.load import load_config, parse_config
+from shotover_gevent.config.model import GeneralConfig
+from shotover_gevent.config.registry import Registry
+from shotover_gevent.config.topology import Topology, load_topology, parse_topology
+from shotover_gevent.deadline import Deadline
+from shotover_gevent.errors import (
+    HotReloadError,
+    ShotoverError,
+    UsageError,
+    causes,
+    os_error_text,
+    render,
+)
+from shotover_gevent.hotreload.client import Handover
+from shotover_gevent.hotreload.protocol import ListenerResponse
+from shotover_gevent.hotreload.server import HotReloadServer
+from shotover_gevent.net.address import Address
+from shotover_gevent.observability.http import AdminServer
+from shotover_gevent.sources.source import Runtime, Source
+
+logger = logging.getLogger(__name__)
+
+# As long as a container or a service manager lets a process take, with room to spare (30 and 90 s).
+SHUTDOWN_GRACE_S = 10.0
+
+# Shotover's interval for trying to create the control socket.
+CONTROL_RETRY_S = 3
+
+TopologyLike = Topology | Mapping[str, Any] | str | os.PathLike[str]
+ConfigLike = GeneralConfig | Mapping[str, Any] | str | os.PathLike[str]
+
+
+class State(enum.Enum):
+    """Where a proxy is in its life."""
+
+    BUILT = "built"
+    SERVING = "serving"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class StartError(ShotoverError):
+    """A listening address could not be bound; nothing was started.
+
+    ``text`` is the report in Shotover's layout.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+class Proxy:
+    """A proxy for the sources of one topology.
+
+    ``topology`` and ``config`` are file paths, parsed YAML (a ``dict``), or models; ``transforms``
+    are further configuration classes, by their ``type_name``. Raises ``ConfigError`` with all
+    problems at once.
+    """
+
+    def __init__(
+        self,
+        topology: TopologyLike,
+        config: ConfigLike | None = None,
+        *,
+        transforms: Sequence[type[TransformConfig]] = (),
+        hotreload_socket: str | os.PathLike[str] | None = None,
+        set_filter: Callable[[str], None] | None = None,
+    ) -> None:
+        """Build everything, bind nothing."""
+        self.config = _config(config)
+        self.topology = _topology(topology, Registry(transforms=transforms))
+        self.runtime = Runtime()
+        self.sources = [
+            Source(
+                self.runtime,
+                type_name=entry.type_name,
+                name=entry.name,
+                listen_addr=entry.listen_addr,
+                chain=entry.chain,
+                connection_limit=entry.connection_limit,
+                hard_connection_limit=entry.hard_connection_limit,
+                timeout_s=entry.timeout,
+            )
+            for entry in self.topology.sources
+        ]
+        self.state = State.BUILT
+        #: Set once clients are accepted.
+        self.ready = Event()
+        #: Set when everything has ended, however that came about.
+        self.ended = Event()
+        self._hotreload_socket = os.fspath(hotreload_socket) if hotreload_socket else None
+        self._hotreload_server: HotReloadServer | None = None
+        self._admin: AdminServer | None = None
+        self._set_filter = set_filter
+        self._drainer: gevent.Greenlet | None = None
+
+    @property
+    def metrics(self) -> Any:
+        """The metrics of this proxy, as ``MetricStore``."""
+        return self.runtime.metrics
+
+    # -- starting -------------------------------------------------------------------------------
+
+    def start(self, handover: Handover | None = None, gradual_shutdown_s: float = 60.0) -> None:
+        """Bind or adopt every listener, then accept clients; returns at once.
+
+        With ``handover`` the listeners of a predecessor are adopted where their address matches,
+        and it is asked to drain within ``gradual_shutdown_s`` seconds before anything is accepted.
+        Raises :class:`StartError` or ``HotReloadError``; nothing stays open then.
+        """
+        if self.state is not State.BUILT:
+            raise UsageError(f"start() works once; this proxy is {self.state.value}")
+        try:
+            self._open(handover)
+            if handover is not None:
+                handover.confirm(gradual_shutdown_s)
+            else:
+                self._start_hotreload_server()
+        except BaseException:
+            self._end()
+            raise
+        self.state = State.SERVING
+        for source in self.sources:
+            source.start()
+        logger.info("Shotover is now accepting inbound connections",
+                    extra={"target": "shotover::config::topology"})
+        self.ready.set()
+        if self._admin is not None:
+            self._admin.start()
+        if handover is not None:
+            self._follow_predecessor()
+
+    def _open(self, handover: Handover | None) -> None:
+        """Bind or adopt every address; all that cannot be bound is reported together."""
+        errors = []
+        for source in self.sources:
+            sock = handover.take(source.listen_addr) if handover is not None else None
+            try:
+                source.open(sock)
+            except OSError as error:
+                errors.append(
+                    f"{source.name} source:\n  {os_error_text(error)} address={source.listen_addr}\n")
+        if errors:
+            raise StartError("Topology errors\n" + "".join(errors))
+        address = self.config.observability_address
+        if address is not None:
+            sock = handover.take(address) if handover is not None else None
+            self._admin = AdminServer(
+                address if sock is None else sock, self.runtime.metrics,
+                ready=self._readiness, live=lambda: (True, "ok"), set_filter=self._set_filter)
+
+    def _start_hotreload_server(self) -> None:
+        if self._hotreload_socket is not None:
+            server = HotReloadServer(self._hotreload_socket, self)
+            server.start()
+            self._hotreload_server = server
+
+    def _follow_predecessor(self) -> None:
+        """Put our control socket into the place of the predecessor's; clients are served already."""
+        try:
+            self._start_hotreload_server()
+        except HotReloadError as error:
+            logger.error(
+                "%s; this process serves, but cannot be reloaded until that is mended, "
+                "trying again every %ds", render(str(error), list(causes(error.__cause__))),
+                CONTROL_RETRY_S)
+            gevent.spawn_later(CONTROL_RETRY_S, self._try_following_again)
+
+    def _try_following_again(self) -> None:
+        if self.state is State.SERVING:
+            self._follow_predecessor()
+
+    def _readiness(self) -> tuple[bool, str]:
+        is_ready = self.state is State.SERVING
+        return is_ready, "ok" if is_ready else self.state.value
+
+    # -- the reload, as seen by its server ------------------------------------------------------
+
+    @property
+    def is_retired(self) -> bool:
+        """Whether a successor has taken over."""
+        return self.state in (State.DRAINING, State.STOPPED)
+
+    def lend_listeners(self) -> list[ListenerResponse]:
+        """A further descriptor of every listening socket; whoever gets them closes them."""
+        lent = [
+            ListenerResponse(source.address, source.listener.lend() if source.listener else None)
+            for source in self.sources
+        ]
+        if self._admin is not None and (sock := self._admin.lend()) is not None:
+            lent.append(ListenerResponse(Address.of(sock.getsockname()), sock))
+        return lent
+
+    def retire(self, seconds: float) -> None:
+        """A successor serves: close our listeners, drain the sessions; returns at once."""
+        if self.state is not State.SERVING:
+            raise UsageError(f"only a serving proxy retires; this one is {self.state.value}")
+        self._drainer = gevent.spawn(self.drain, seconds)
+        self._stop_listening()
+
+    # -- ending ---------------------------------------------------------------------------------
+
+    def drain(self, seconds: float) -> None:
+        """Stop accepting, let sessions end between requests, spread over ``seconds``; then end.
+
+        Returns when all has ended.
+        """
+        self._stop_listening()
+        gevent.joinall([gevent.spawn(source.drain, seconds) for source in self.sources])
+        self._end()
+
+    def stop(self, timeout_s: float = SHUTDOWN_GRACE_S) -> None:
+        """Stop accepting, finish what is in flight, close at the timeout; returns when all has ended."""
+        if self.state is State.STOPPED:
+            return
+        self._stop_listening()
+        deadline = Deadline.after(timeout_s)
+        gevent.joinall([gevent.spawn(source.stop, deadline) for source in self.sources])
+        self._end()
+
+    def _stop_listening(self) -> None:
+        """Give up every listener, ours and the admin's, so that a successor is alone there."""
+        if self.state is State.DRAINING:
+            return
+        self.state = State.DRAINING
+        for source in self.sources:
+            source.retire()
+        if self._admin is not None:
+            self._admin.close()
+
+    def _end(self) -> None:
+        for source in self.sources:
+            source.close()
+        if self._admin is not None:
+            self._admin.close()
+        if self._hotreload_server is not None:
+            self._hotreload_server.close()
+        self.state = State.STOPPED
+        self.ended.set()
+
+    def __enter__(self) -> Proxy:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        sessions = sum(len(source.sessions) for source in self.sources)
+        return f"<Proxy {__version__} {self.state.value}, {len(self.sources)} sources, {sessions} sessions>"
+
+
+def _config(config: ConfigLike | None) -> GeneralConfig:
+    if config is None:
+        return GeneralConfig(main_log_level="info")
+    if isinstance(config, GeneralConfig):
+        return config
+    if isinstance(config, Mapping):
+        return parse_config(config)
+    return load_config(config)
+
+
+def _topology(topology: TopologyLike, registry: Registry) -> Topology:
+    if isinstance(topology, Topology):
+        return topology
+    if isinstance(topology, Mapping):
+        return parse_topology(dict(topology), registry)
+    return load_topology(topology, registry)

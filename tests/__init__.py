@@ -1,0 +1,1 @@
+"""The tests: ``unit`` mirrors the package, ``integration`` runs it as a process."""

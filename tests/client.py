@@ -1,0 +1,89 @@
+"""A client that sends and expects exact bytes, over a plain blocking socket."""
+
+from __future__ import annotations
+
+import socket
+
+# Nothing in a test takes a second on an idle machine; this is for a loaded one.
+CLIENT_S = 10.0
+
+
+def command(*parts: bytes | str) -> bytes:
+    """A Redis request as clients send it: an array of bulk strings."""
+    encoded = [part.encode() if isinstance(part, str) else part for part in parts]
+    head = b"*%d\r\n" % len(encoded)
+    return head + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded)
+
+
+class Client:
+    """A blocking client that sends and expects exact bytes.
+
+    ``target`` is a port of 127.0.0.1, an address, or a connected socket, which the client then owns.
+    """
+
+    def __init__(
+        self, target: int | tuple[str, int] | socket.socket, timeout_s: float = CLIENT_S
+    ) -> None:
+        if isinstance(target, socket.socket):
+            self.socket = target
+        else:
+            address = ("127.0.0.1", target) if isinstance(target, int) else target
+            self.socket = socket.create_connection(address, timeout=timeout_s)
+        self.socket.settimeout(timeout_s)
+
+    def send(self, data: bytes) -> None:
+        """Send all of ``data``."""
+        self.socket.sendall(data)
+
+    def receive(self, count: int) -> bytes:
+        """Exactly ``count`` bytes, or fewer when the connection ends or nothing more comes."""
+        received = bytearray()
+        while len(received) < count:
+            try:
+                data = self.socket.recv(count - len(received))
+            except TimeoutError:
+                break
+            if not data:
+                break
+            received += data
+        return bytes(received)
+
+    def expect(self, expected: bytes) -> None:
+        """Fail unless exactly these bytes come next."""
+        received = self.receive(len(expected))
+        assert received == expected
+
+    def ask(self, request: bytes, expected: bytes) -> None:
+        """Send one, expect the other."""
+        self.send(request)
+        self.expect(expected)
+
+    def eof(self) -> None:
+        """Fail unless the connection is closed in order, without another byte."""
+        try:
+            received = self.socket.recv(4096)
+        except TimeoutError:
+            raise AssertionError("the connection is still open") from None
+        assert received == b""
+
+    def silent(self, seconds: float = 0.1) -> None:
+        """Fail if a byte, or the end, comes within that time."""
+        timeout_s = self.socket.gettimeout()
+        self.socket.settimeout(seconds)
+        try:
+            received = self.socket.recv(4096)
+        except TimeoutError:
+            return
+        finally:
+            self.socket.settimeout(timeout_s)
+        raise AssertionError(f"{received!r} came while nothing was expected")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.socket.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,53 @@
+"""Both files checked at once, for people and for programs."""
+
+import json
+
+from shotover_gevent.config.check import check_files, render_human, render_json
+
+GOOD_CONFIG = 'main_log_level: "info"\n'
+GOOD_TOPOLOGY = """\
+sources:
+  - Valkey:
+      name: v
+      listen_addr: "127.0.0.1:0"
+      chain: [{NullSink: {name: n}}]
+"""
+
+
+def check(tmp_path, config, topology):
+    (tmp_path / "config.yaml").write_text(config)
+    (tmp_path / "topology.yaml").write_text(topology)
+    return check_files(tmp_path / "config.yaml", tmp_path / "topology.yaml")
+
+
+def test_two_good_files_have_no_problems(tmp_path):
+    """Nothing to tell is told as such."""
+    problems = check(tmp_path, GOOD_CONFIG, GOOD_TOPOLOGY)
+    assert (render_human(problems), render_json(problems)) == ("no problems", '{"problems": []}')
+
+
+def test_the_problems_of_both_files_come_together(tmp_path):
+    """A wrong config does not hide what is wrong with the topology."""
+    problems = check(tmp_path, "level: info\n", GOOD_TOPOLOGY.replace("name: v", "nmae: v"))
+    assert render_human(problems).replace(f"{tmp_path}/", "") == """\
+config.yaml:1:1  main_log_level: missing field
+config.yaml:1:1  level: unknown field
+    known fields: main_log_level, observability_interface
+topology.yaml:2:5  sources[0].Valkey.name: missing field
+topology.yaml:3:7  sources[0].Valkey.nmae: unknown field
+    did you mean "name"?
+4 problems"""
+
+
+def test_programs_get_every_fact_of_a_problem(tmp_path):
+    """One object with a list, each problem with the same keys."""
+    problems = check(tmp_path, GOOD_CONFIG, GOOD_TOPOLOGY.replace("NullSink", "NulSink"))
+    assert json.loads(render_json(problems)) == {"problems": [{
+        "file": str(tmp_path / "topology.yaml"),
+        "line": 5,
+        "column": 16,
+        "path": "sources[0].Valkey.chain[0].NulSink",
+        "message": 'unknown transform type "NulSink"',
+        "suggestion": 'did you mean "NullSink"? known types: DebugPrinter, DebugReturner, NullSink, '
+        "QueryCounter, QueryTypeFilter, TcpSinkSingle, ValkeySinkSingle",
+    }]}
