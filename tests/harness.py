@@ -19,6 +19,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,14 +53,15 @@ POLL_S = 0.01
 def eventually(check: Callable[[], T], timeout_s: float = WAIT_S) -> T:
     """Call ``check`` until it returns something true, and return that.
 
-    An ``AssertionError`` of ``check`` counts as "not yet"; the last one is raised at the deadline.
+    An ``AssertionError`` or an ``OSError`` (a refused connection) of ``check`` counts as "not yet";
+    the last one is raised at the deadline.
     """
     until = time.monotonic() + timeout_s
     while True:
         is_over = time.monotonic() > until
         try:
             found = check()
-        except AssertionError:
+        except (AssertionError, OSError):
             if is_over:
                 raise
         else:
@@ -119,6 +121,9 @@ class ProxyProcess:
     ``topology`` and ``config`` are the texts of the files. ``expect`` and ``tolerate`` list the
     warnings and errors that must or may be logged. Successors that a reload starts write to the same
     ``events``, and are ended with it.
+
+    A ``with`` block begins when the proxy is ready; given a ``config``, which may say to log less, it
+    begins at once, and the test waits for what it needs.
     """
 
     program: Sequence[str] = (sys.executable, "-m", "shotover_gevent", "serve")
@@ -189,14 +194,17 @@ class ProxyProcess:
 
         At the deadline it is killed, and the test fails. Calling it again returns the same code.
         """
-        assert self._process is not None, "the proxy was not started"
         try:
-            if self._process.poll() is None:
-                self._process.send_signal(signal.SIGTERM)
+            self.terminate()
             code = self.wait(timeout_s)
         finally:
             self.kill()
         return code
+
+    def terminate(self) -> None:
+        """Send SIGTERM to the process; does not wait."""
+        assert self._process is not None, "the proxy was not started"
+        self._process.send_signal(signal.SIGTERM)
 
     def wait(self, timeout_s: float = WAIT_S) -> int:
         """Wait until the process has ended by itself; returns its exit code."""
@@ -223,7 +231,8 @@ class ProxyProcess:
     def __enter__(self) -> ProxyProcess:
         self.start()
         try:
-            self.wait_ready()
+            if self.config is CONFIG:
+                self.wait_ready()
         except BaseException:
             self._remove()
             raise
@@ -257,6 +266,15 @@ class ProxyProcess:
         """The exit code; ``None`` while the process runs."""
         return None if self._process is None else self._process.poll()
 
+    def descriptors(self) -> int:
+        """How many descriptors the process has open."""
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def rss_bytes(self) -> int:
+        """How much memory the process holds."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
     @property
     def events(self) -> list[Event]:
         """The log so far."""
@@ -277,6 +295,16 @@ class ProxyProcess:
     def wait_ready(self, timeout_s: float = WAIT_S) -> Event:
         """Wait until it accepts connections."""
         return self.wait_log(re.escape(READY), timeout_s)
+
+    def wait_port(self, port: int, timeout_s: float = WAIT_S) -> None:
+        """Wait until somebody listens on the port, for a proxy that does not log that it is ready."""
+        def is_open() -> bool:
+            if self.returncode is not None:
+                raise RuntimeError(f"the proxy has ended with {self.returncode}\n{self.log}")
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        eventually(is_open, timeout_s)
 
     def wait_log(self, pattern: str, timeout_s: float = WAIT_S, count: int = 1) -> Event:
         """Wait for the ``count``-th event whose message matches, from the start of the log; returns it."""

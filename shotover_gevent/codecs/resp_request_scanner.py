@@ -54,7 +54,8 @@ class MalformedRequest(PeerError):
 class RequestScanner:
     """Reads requests one after the other from pieces of data, and keeps its place in between.
 
-    The caller holds the data: it drops what was read (the first ``at`` bytes) and sets ``at`` to 0 whenever it likes.
+    The caller holds the data, and sets ``at`` to the place of the first byte that was not read
+    whenever it drops others.
     """
 
     __slots__ = ("at", "missing", "arguments", "lacking", "read_bytes")

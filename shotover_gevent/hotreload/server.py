@@ -91,13 +91,15 @@ class HotReloadServer:
 
     def close(self) -> None:
         """End all conversations and any lease; remove the file if it is ours."""
-        control, self._control = self._control, None
         self.state = State.CLOSED
-        if control is None or self._acceptor is None:
+        if self._acceptor is None:
             return
-        control.unlink_if_ours()
+        # First: it would miss the file that is about to be removed, and make it again.
         self._acceptor.kill()
-        control.close()
+        control, self._control = self._control, None
+        if control is not None:
+            control.unlink_if_ours()
+            control.close()
         for greenlet, peer in list(self._conversations.items()):
             if peer.state is not PeerState.ANSWERED:
                 self._end_conversation(greenlet)

@@ -41,9 +41,11 @@ def test_the_topology_forwards_to_your_own_server(server: RealServer) -> None:
     port, key = free_port(), f"example:{os.getpid()}"
     topology = at((EXAMPLES / "topology.yaml").read_text(), port, server.port)
     config = (EXAMPLES / "config.yaml").read_text().replace("9001", str(free_port()))
-    with ProxyProcess(topology, config), Client(port) as client:
-        client.ask(command("SET", key, "hello"), b"+OK\r\n")
-        client.ask(command("GET", key), b"$5\r\nhello\r\n")
+    with ProxyProcess(topology, config) as proxy:
+        proxy.wait_ready()
+        with Client(port) as client:
+            client.ask(command("SET", key, "hello"), b"+OK\r\n")
+            client.ask(command("GET", key), b"$5\r\nhello\r\n")
 
 
 @pytest.mark.parametrize("origin", ["example", "readme"])

@@ -98,6 +98,16 @@ def test_the_folder_and_the_process_are_gone_after_the_block() -> None:
     assert (folder.exists(), Path(f"/proc/{pid}").exists(), proxy.family.pids()) == (False, False, [])
 
 
+def test_a_block_with_its_own_configuration_begins_at_once() -> None:
+    """A test that says what to log waits by itself; the process can be measured and told to end."""
+    with FakeProxy(line("INFO", "no other line"), config="main_log_level: error") as proxy:
+        proxy.wait_log("no other line")
+        measured = (proxy.descriptors() > 2, proxy.rss_bytes() > 1_000_000)
+        proxy.terminate()
+        code = proxy.wait()
+    assert (measured, code) == ((True, True), 0)
+
+
 def test_wait_log_counts_from_the_start_of_the_log() -> None:
     """The n-th matching event is returned, whether it came before or after the call."""
     with FakeProxy(line("INFO", READY) + line("INFO", "step 1") + line("INFO", "step 2")) as proxy:

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from resp_samples import ECHO, PING, command, cut, good_streams, read_all, streams
 
+from shotover_gevent.codecs import resp_request_scanner
 from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.codecs.resp import RESP, MalformedRequest, RequestDecoder
 from shotover_gevent.codecs.resp_canonical import take_canonical
@@ -208,3 +209,12 @@ def test_a_batch_knows_its_codec_and_names():
     """A batch of requests names its commands in upper case."""
     batch: Batch = RequestDecoder().feed(command([b"get", b"k"]) + PING)
     assert (batch.codec, batch.names) == (RESP, [b"GET", b"PING"])
+
+
+def test_a_request_has_a_largest_size(monkeypatch: pytest.MonkeyPatch):
+    """A request that states more bytes than a server keeps is refused before they come."""
+    monkeypatch.setattr(resp_request_scanner, "MAX_REQUEST_BYTES", 100)
+    decoder = RequestDecoder()
+    decoder.feed(b"*9\r\n$40\r\n" + bytes(40) + b"\r\n$50\r\n" + bytes(20))
+    with pytest.raises(MalformedRequest, match="Protocol error: too big request"):
+        decoder.feed(bytes(30) + b"\r\n$9\r\n")
