@@ -7,32 +7,68 @@ Exit codes: 0 done; 1 failure while running; 2 wrong usage; 75 a reload was refu
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from shotover_gevent._version import __version__
 from shotover_gevent.exits import EXIT_CONFIG, EXIT_OK, EXIT_RELOAD
 
 
+# Shotover's numbers have 64 bits.
+MAX_NATURAL = 2**64 - 1
+
+# What may stand before a command.
+GENERAL_FLAGS = ("-h", "--help", "-V", "--version")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parse(sys.argv[1:] if arguments is None else arguments)
     try:
         return options.run(options)
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells report it
 
 
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options; wrong usage ends the process with 2 and the usage of the command concerned."""
+    parser = _parser()
+    if arguments and arguments[0].startswith("-") and arguments[0] not in GENERAL_FLAGS:
+        parser.error(f"{arguments[0]} stands before a command; did you mean: "
+                     f"{parser.prog} serve {shlex.join(arguments)}")
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {shlex.join(unknown)}")
+    return options
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shotover-gevent", description="A database proxy that can be replaced while it runs.")
-    parser.add_argument("-V", "--version", action="version", version=f"shotover-gevent {__version__}")
+    _add_version(parser)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_check(commands)
     _add_reload(commands)
     _add_demo(commands)
     return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str
+) -> argparse.ArgumentParser:
+    # As with Shotover, a flag is written out: an abbreviation of today is another flag of tomorrow.
+    parser = commands.add_parser(name, help=help, description=help, allow_abbrev=False)
+    parser.set_defaults(parser=parser)
+    return parser
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-V", "--version", action="version", version=f"shotover-gevent {__version__}")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +81,8 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("serve", help="run the proxy")
+    parser = _add_command(commands, "serve", "run the proxy")
+    _add_version(parser)
     _add_files(parser)
     parser.add_argument("--core-threads", type=_natural, metavar="N",
                         help="accepted for Shotover's users; has no effect")
@@ -62,7 +99,7 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("check", help="say everything that is wrong with the configuration")
+    parser = _add_command(commands, "check", "say everything that is wrong with the configuration")
     _add_files(parser)
     parser.add_argument("--format", choices=("human", "json"), default="human",
                         help="how the problems are written (default: %(default)s)")
@@ -70,7 +107,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_reload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("reload", help="replace the running process by a new one")
+    parser = _add_command(commands, "reload", "replace the running process by a new one")
     parser.add_argument("--hotreload-socket", metavar="PATH", required=True,
                         help="the control socket of the process that serves")
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="S",
@@ -83,17 +120,23 @@ def _add_reload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("demo", help="run the proxy in front of a real server, to try it")
+    parser = _add_command(commands, "demo", "run the proxy in front of a real server, to try it")
     parser.add_argument("--check", action="store_true",
                         help="run traffic and a reload by itself, and report")
-    parser.add_argument("--port", type=_natural, metavar="PORT",
+    parser.add_argument("--port", type=_port, metavar="PORT",
                         help="where to listen (default: 6379, or the next free port)")
     parser.set_defaults(run=_demo)
 
 
 def _natural(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) <= MAX_NATURAL):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MAX_NATURAL}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 1 to 65535")
     return int(text)
 
 
@@ -108,17 +151,35 @@ def _seconds(text: str) -> float:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    received = _hold_signals()
     from shotover_gevent.serve import serve
 
-    return serve(options)
+    return serve(options, received)
+
+
+def _hold_signals() -> list[int]:
+    """From now on SIGTERM and SIGINT are noted in the returned list, for ``serve``, which takes over.
+
+    Importing and building take a moment, in which nothing has been started that would have to end in
+    order: a second signal of the same kind ends the process there and then.
+    """
+    received: list[int] = []
+
+    def hold(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, hold)
+    return received
 
 
 def _check(options: argparse.Namespace) -> int:
-    from shotover_gevent.config.check import check_files, render_human, render_json
+    from shotover_gevent.config.check import check_files
 
-    problems = check_files(options.config_file, options.topology_file)
-    print(render_json(problems) if options.format == "json" else render_human(problems))
-    return EXIT_CONFIG if problems else EXIT_OK
+    found = check_files(options.config_file, options.topology_file)
+    _say(found.as_json() if options.format == "json" else found.as_text(), sys.stdout)
+    return EXIT_CONFIG if found.problems else EXIT_OK
 
 
 def _reload(options: argparse.Namespace) -> int:
@@ -126,8 +187,17 @@ def _reload(options: argparse.Namespace) -> int:
 
     report = reload(options.hotreload_socket, options.command, options.timeout)
     stream = sys.stdout if report.is_ok or options.json else sys.stderr
-    print(report.as_json() if options.json else report.as_text(), file=stream)
+    _say(report.as_json() if options.json else report.as_text(), stream)
     return EXIT_OK if report.is_ok else EXIT_RELOAD
+
+
+def _say(text: str, stream: TextIO) -> None:
+    """Print; a reader that has seen enough (``| head``) changes neither exit code nor standard error."""
+    try:
+        print(text, file=stream, flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _demo(options: argparse.Namespace) -> int:

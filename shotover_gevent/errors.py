@@ -7,6 +7,7 @@ its ``__cause__``, so that :func:`causes` can print the whole chain the way Shot
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -101,8 +102,12 @@ class UsageError(ShotoverError):
 
 def os_error_text(error: OSError) -> str:
     """The text that Shotover's users know: ``Connection refused (os error 111)``."""
+    if isinstance(error, socket.gaierror):
+        return f"failed to lookup address information: {error.strerror}"
     if error.errno is None:
         return str(error)
+    if error.errno < 0:  # a name that could not be resolved: EAI_*, which is no error number
+        return f"failed to lookup address information: {error.strerror}"
     return f"{os.strerror(error.errno)} (os error {error.errno})"
 
 

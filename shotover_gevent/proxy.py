@@ -18,7 +18,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import gevent
@@ -40,10 +40,14 @@ from shotover_gevent.errors import (
     render,
 )
 from shotover_gevent.hotreload.client import Handover
+from shotover_gevent.hotreload.moving import Moved
+from shotover_gevent.hotreload.later import move_later
 from shotover_gevent.hotreload.protocol import ListenerResponse
 from shotover_gevent.hotreload.server import HotReloadServer
 from shotover_gevent.net.address import Address
+from shotover_gevent.net.fdpass import close_all
 from shotover_gevent.observability.http import AdminServer
+from shotover_gevent.sources.session import BaseSession
 from shotover_gevent.sources.source import Runtime, Source
 
 logger = logging.getLogger(__name__)
@@ -68,14 +72,17 @@ class State(enum.Enum):
 
 
 class StartError(ShotoverError):
-    """A listening address could not be bound; nothing was started.
+    """Listening addresses could not be bound; nothing was started.
 
-    ``text`` is the report in Shotover's layout.
+    ``failures`` holds each source with its error; ``text`` is the report in Shotover's layout.
     """
 
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
+    def __init__(self, failures: Sequence[tuple[Source, OSError]]) -> None:
+        self.failures = tuple(failures)
+        self.text = "Topology errors\n" + "".join(
+            f"{source.name} source:\n  {os_error_text(error)} address={source.listen_addr}\n"
+            for source, error in failures)
+        super().__init__(self.text)
 
 
 class Proxy:
@@ -122,6 +129,8 @@ class Proxy:
         self._admin: AdminServer | None = None
         self._set_filter = set_filter
         self._drainer: gevent.Greenlet | None = None
+        #: How this process took over from another, once it has.
+        self.last_reload: dict[str, Any] | None = None
 
     @property
     def metrics(self) -> Any:
@@ -154,23 +163,40 @@ class Proxy:
         logger.info("Shotover is now accepting inbound connections",
                     extra={"target": "shotover::config::topology"})
         self.ready.set()
+        if handover is not None:
+            try:
+                handover.complete(self, self._follow_predecessor)
+                self.last_reload = self._report(handover)
+            except BaseException:
+                self.stop()
+                raise
         if self._admin is not None:
             self._admin.start()
-        if handover is not None:
-            self._follow_predecessor()
+
+    def _report(self, handover: Handover) -> dict[str, Any]:
+        """How this process took over, for whoever asked for it."""
+        before, after = set(handover.addresses_before), {str(s.address) for s in self.sources}
+        return {
+            "predecessor_pid": handover.predecessor_pid,
+            "listeners": {
+                "kept": len(before & after), "added": len(after - before),
+                "removed": len(before - after),
+            },
+            "sessions": {"moved": handover.end.get("moved", 0), "kept": handover.end.get("kept", {})},
+            "longest_pause_ms": handover.end.get("longest_pause_ms", 0.0),
+        }
 
     def _open(self, handover: Handover | None) -> None:
         """Bind or adopt every address; all that cannot be bound is reported together."""
-        errors = []
+        failures = []
         for source in self.sources:
             sock = handover.take(source.listen_addr) if handover is not None else None
             try:
                 source.open(sock)
             except OSError as error:
-                errors.append(
-                    f"{source.name} source:\n  {os_error_text(error)} address={source.listen_addr}\n")
-        if errors:
-            raise StartError("Topology errors\n" + "".join(errors))
+                failures.append((source, error))
+        if failures:
+            raise StartError(failures)
         address = self.config.observability_address
         if address is not None:
             sock = handover.take(address) if handover is not None else None
@@ -206,36 +232,72 @@ class Proxy:
     # -- the reload, as seen by its server ------------------------------------------------------
 
     @property
+    def addresses(self) -> list[Address]:
+        """Every address that the configuration says to listen at, the admin interface's too."""
+        admin = self.config.observability_address
+        return [source.listen_addr for source in self.sources] + ([admin] if admin else [])
+
+    @property
     def is_retired(self) -> bool:
         """Whether a successor has taken over."""
         return self.state in (State.DRAINING, State.STOPPED)
 
     def lend_listeners(self) -> list[ListenerResponse]:
         """A further descriptor of every listening socket; whoever gets them closes them."""
-        lent = [
-            ListenerResponse(source.address, source.listener.lend() if source.listener else None)
-            for source in self.sources
-        ]
-        if self._admin is not None and (sock := self._admin.lend()) is not None:
-            lent.append(ListenerResponse(Address.of(sock.getsockname()), sock))
+        lent: list[ListenerResponse] = []
+        try:
+            for source in self.sources:
+                if source.listener is not None:
+                    lent.append(ListenerResponse(source.address, source.listener.lend()))
+            if self._admin is not None and (sock := self._admin.lend()) is not None:
+                lent.append(ListenerResponse(Address.of(sock.getsockname()), sock))
+        except BaseException:
+            close_all([each.listener for each in lent if each.listener is not None])
+            raise
         return lent
 
-    def retire(self, seconds: float) -> None:
-        """A successor serves: close our listeners, drain the sessions; returns at once."""
+    def source_at(self, address: str) -> Source | None:
+        """The source that listens at an address, as ``host:port``."""
+        return next((source for source in self.sources if str(source.address) == address), None)
+
+    def stop_accepting(self) -> None:
+        """Accept nothing for now, keep the listening sockets."""
+        for source in self.sources:
+            if source.listener is not None:
+                source.listener.stop_accepting()
+
+    def resume_accepting(self) -> None:
+        """Undo :meth:`stop_accepting`."""
+        if self.state is State.SERVING:
+            for source in self.sources:
+                if source.listener is not None:
+                    source.listener.resume_accepting()
+
+    def retire(self, seconds: float, moved: Moved | None = None) -> None:
+        """A successor serves: close our listeners, drain the sessions; returns at once.
+
+        ``moved`` says which sessions may still move, when they fall idle.
+        """
         if self.state is not State.SERVING:
             raise UsageError(f"only a serving proxy retires; this one is {self.state.value}")
-        self._drainer = gevent.spawn(self.drain, seconds)
+        waiting: set[BaseSession] = set()
+        if moved is not None and self._hotreload_socket is not None:
+            waiting = {s for source in self.sources for s in source.sessions} - moved.staying
+            if waiting:
+                gevent.spawn(move_later, self._hotreload_socket, self.sources, moved, seconds)
+        self._drainer = gevent.spawn(self.drain, seconds, waiting)
         self._stop_listening()
 
     # -- ending ---------------------------------------------------------------------------------
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, waiting: Set[BaseSession] = frozenset()) -> None:
         """Stop accepting, let sessions end between requests, spread over ``seconds``; then end.
 
-        Returns when all has ended.
+        Those ``waiting`` to move to a successor are left alone until the time is over. Returns
+        when all has ended.
         """
         self._stop_listening()
-        gevent.joinall([gevent.spawn(source.drain, seconds) for source in self.sources])
+        gevent.joinall([gevent.spawn(source.drain, seconds, waiting) for source in self.sources])
         self._end()
 
     def stop(self, timeout_s: float = SHUTDOWN_GRACE_S) -> None:

@@ -7,28 +7,43 @@ may fail without touching the outside comes before the predecessor is asked for 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import logging
 import os
 import resource
 import signal
-from collections.abc import MutableMapping
-from typing import Any
+import sys
+from collections.abc import MutableMapping, Sequence
 
 import gevent
 
 from shotover_gevent import logs
 from shotover_gevent._version import __version__
-from shotover_gevent.errors import ConfigError, HotReloadError, ShotoverError, causes, render
+from shotover_gevent.config.check import check_files
+from shotover_gevent.config.document import Document
+from shotover_gevent.config.load import open_document
+from shotover_gevent.errors import (
+    ConfigError, HotReloadError, Problem, ShotoverError, causes, os_error_text, render,
+)
 from shotover_gevent.exits import EXIT_CONFIG, EXIT_FAILURE, EXIT_OK, EXIT_RELOAD
 from shotover_gevent.hotreload import notify
-from shotover_gevent.hotreload.client import Handover, request_listeners
+from shotover_gevent.hotreload.client import Handover
 from shotover_gevent.hotreload.command import STDERR_VARIABLE
 from shotover_gevent.hotreload.socketfile import Live, inspect
+from shotover_gevent.hotreload.taking import take_over
 from shotover_gevent.proxy import Proxy, StartError
 
 logger = logging.getLogger(__name__)
 
 RUNNER = {"target": "shotover::runner"}
+
+# What to do about an address that cannot be bound.
+_WAYS_OUT = {
+    errno.EADDRINUSE: "another program listens there; to see which one: ss -ltnp",
+    errno.EADDRNOTAVAIL: "no interface of this machine has the address; to see them: ip address",
+    errno.EACCES: "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
+}
 
 
 class _Failure(Exception):
@@ -41,21 +56,27 @@ class _Failure(Exception):
         self.report = report
 
 
-def serve(options: argparse.Namespace) -> int:
-    """Run until a signal, or a successor, ends it; returns the exit code."""
+def serve(options: argparse.Namespace, received: Sequence[int] = ()) -> int:
+    """Run until a signal, or a successor, ends it; returns the exit code.
+
+    ``received`` are the signals that came so far; it may grow until the signals are ours.
+    """
     environ = os.environ
     stderr = _successor_stderr(environ)
     handle = logs.configure(logs.parse_directives("error"), options.log_format)
     try:
         try:
             proxy = _build(options, handle)
-            _start(proxy, options)
+            _start(proxy, options, received)
         except _Failure as failure:
             logger.error(render("Failed to start shotover", failure.texts), extra=RUNNER)
             _tell(environ, status=failure.report)
-            os.write(2, (failure.report.rstrip("\n") + "\n").encode())
+            _print_error(failure.report)
             return failure.code
-        _tell(environ, **notify.pid_line())
+        if not proxy.ended.is_set():
+            _tell(environ, **notify.ready(proxy.last_reload))
+        else:
+            _tell(environ, status="ended by a signal before it served")
         if stderr is not None:
             os.dup2(stderr, 2)
             os.close(stderr)
@@ -66,7 +87,7 @@ def serve(options: argparse.Namespace) -> int:
         handle.close()
 
 
-def _build(options: argparse.Namespace, handle: Any) -> Proxy:
+def _build(options: argparse.Namespace, handle: logs.LogHandle) -> Proxy:
     """Read both files, set up logging, build every chain."""
     try:
         proxy = Proxy(
@@ -74,8 +95,15 @@ def _build(options: argparse.Namespace, handle: Any) -> Proxy:
             hotreload_socket=options.hotreload_socket, set_filter=handle.set_filter,
         )
     except ConfigError as error:
-        raise _Failure(EXIT_CONFIG, list(error.chain) or [str(error)], error.report()) from error
-    handle.set_directives(logs.directives_from(proxy.config.main_log_level, os.environ))
+        # One file may hide what is wrong with the other.
+        problems = check_files(options.config_file, options.topology_file).problems
+        report = ConfigError(problems or error.problems).report()
+        raise _Failure(EXIT_CONFIG, list(error.chain) or [str(error)], report) from error
+    try:
+        handle.set_directives(logs.directives_from(proxy.config.main_log_level, os.environ))
+    except ValueError as error:
+        problem = Problem("RUST_LOG", 0, 0, "", str(error))
+        raise _Failure(EXIT_CONFIG, [str(error)], ConfigError([problem]).report()) from error
     logs.install_excepthooks(handle)
     logger.info("Starting Shotover %s", __version__, extra=RUNNER)
     logger.info("configuration=%s", proxy.config, extra=RUNNER)
@@ -88,23 +116,48 @@ def _build(options: argparse.Namespace, handle: Any) -> Proxy:
     return proxy
 
 
-def _start(proxy: Proxy, options: argparse.Namespace) -> None:
+def _start(proxy: Proxy, options: argparse.Namespace, received: Sequence[int]) -> None:
+    """Start in a greenlet, which the first signal ends wherever it waits; the proxy has ended then."""
+    starting = gevent.Greenlet(_attempt, proxy, options)
+    signals = _Signals(proxy, starting)
+    for number in received:
+        signals.handle(number)
+    starting.start()
+    outcome = starting.get()
+    if isinstance(outcome, Exception):
+        raise outcome
+    if isinstance(outcome, gevent.GreenletExit):
+        proxy.stop()
+
+
+def _attempt(proxy: Proxy, options: argparse.Namespace) -> Exception | None:
+    """What went wrong is returned: raised, it would be printed by the hub as well."""
+    try:
+        _take_over_or_bind(proxy, options)
+    except Exception as error:
+        return error
+    return None
+
+
+def _take_over_or_bind(proxy: Proxy, options: argparse.Namespace) -> None:
     """Take over from a predecessor if there is one, bind the rest, accept."""
-    _install_signals(proxy)
     handover: Handover | None = None
+    context: list[str] = []
     try:
         path = options.hotreload_socket
         if path is not None and isinstance(inspect(path), Live):
+            context = ["Hot reload client failed"]
             logger.info("Hot reload CLIENT mode - requesting socket handoff from existing shotover",
                         extra=RUNNER)
-            handover = request_listeners(path)
+            handover = take_over(
+                path, proxy.addresses, options.hotreload_gradual_shutdown_seconds)
         proxy.start(handover, options.hotreload_gradual_shutdown_seconds)
     except HotReloadError as error:
-        texts = ["Hot reload client failed", *causes(error)]
+        texts = [*context, *causes(error)]
         raise _Failure(EXIT_RELOAD, texts, ": ".join(texts)) from error
     except StartError as error:
         code = EXIT_FAILURE if handover is None else EXIT_RELOAD
-        raise _Failure(code, [error.text], error.text) from error
+        raise _Failure(code, [error.text], _located(error, proxy, options.topology_file)) from error
     except ShotoverError as error:
         raise _Failure(EXIT_FAILURE, list(causes(error)), str(error)) from error
     finally:
@@ -112,21 +165,46 @@ def _start(proxy: Proxy, options: argparse.Namespace) -> None:
             handover.close()
 
 
-def _install_signals(proxy: Proxy) -> None:
-    """The first SIGTERM or SIGINT ends in order, the second at once."""
-    received: list[int] = []
+def _located(error: StartError, proxy: Proxy, file: str) -> str:
+    """Each address that cannot be bound, with its place in the file, and a way out."""
+    try:
+        document = open_document(file, "topology")
+    except ConfigError:  # it was changed meanwhile
+        document = Document(file)
+    for source, failure in error.failures:
+        path = ("sources", proxy.sources.index(source), source.type_name, "listen_addr")
+        text = f"cannot listen on {source.listen_addr}: {os_error_text(failure)}"
+        document.refuse(path, text, _WAYS_OUT.get(failure.errno or 0))
+    return ConfigError(document.sorted_problems()).report()
 
-    def on_signal(number: int) -> None:
-        received.append(number)
-        name = signal.Signals(number).name
-        logger.info("received %s", name, extra=RUNNER)
-        if len(received) == 1:
-            gevent.spawn(proxy.stop)
+
+class _Signals:
+    """The first SIGTERM or SIGINT ends the start, or all in order; the second ends it at once."""
+
+    def __init__(self, proxy: Proxy, starting: gevent.Greenlet) -> None:
+        self._proxy = proxy
+        self._starting = starting
+        self._is_first = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            gevent.signal_handler(number, self.handle, number)
+
+    def handle(self, number: int) -> None:
+        """Called in a greenlet of its own for each signal."""
+        logger.info("received %s", signal.Signals(number).name, extra=RUNNER)
+        is_first, self._is_first = self._is_first, False
+        if not self._starting.ready():
+            self._starting.kill(block=False)
+        elif is_first:
+            gevent.spawn(self._proxy.stop)
         else:
-            gevent.spawn(proxy.stop, 0)
+            gevent.spawn(self._proxy.stop, 0)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, on_signal, number)
+
+def _print_error(text: str) -> None:
+    """Write to standard error, if there is one and anybody reads it."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def _raise_descriptor_limit() -> None:

@@ -24,11 +24,11 @@ class Client:
     def __init__(
         self, target: int | tuple[str, int] | socket.socket, timeout_s: float = CLIENT_S
     ) -> None:
-        if isinstance(target, socket.socket):
-            self.socket = target
-        else:
+        if isinstance(target, (int, tuple)):
             address = ("127.0.0.1", target) if isinstance(target, int) else target
             self.socket = socket.create_connection(address, timeout=timeout_s)
+        else:
+            self.socket = target
         self.socket.settimeout(timeout_s)
 
     def send(self, data: bytes) -> None:

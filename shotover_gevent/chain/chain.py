@@ -6,11 +6,14 @@ a few plain calls. Each step counts itself and names itself in the error of what
 
 from __future__ import annotations
 
+import json
 import logging
 from bisect import bisect_left
 from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
+from shotover_gevent.chain.handoff import Luggage
 from shotover_gevent.chain.transform import (
     BuildContext,
     Next,
@@ -55,6 +58,14 @@ class ChainConfig:
         return Chain(self, context)
 
 
+    @property
+    def identity(self) -> str:
+        """Equal for chains that do the same: the types and fields of all steps, as JSON."""
+        return json.dumps(
+            [[f"{type(s).__module__}.{type(s).__qualname__}", s.model_dump(mode="json")] for s in self.steps],
+            sort_keys=True)
+
+
 class StepMetrics:
     """The counters of one type of transform."""
 
@@ -77,12 +88,25 @@ class Chain:
 
     def __init__(self, config: ChainConfig, context: SessionContext) -> None:
         self.transforms: list[Transform] = context.above
-        for step in config.steps:
-            self.transforms.append(step.session(context))
+        try:
+            for step in config.steps:
+                self.transforms.append(step.session(context))
+        except BaseException:
+            self.close()
+            raise
         run: Next = _no_sink
         for index in reversed(range(len(config.steps))):
             run = _link(config, index, self.transforms[index], run)
         self.run = _count_runs(config, run)
+
+    def export(self, luggage: Luggage) -> list[Any]:
+        """The state of every transform, in the order of the steps. Raises ``Pinned``."""
+        return [transform.export(luggage) for transform in self.transforms]
+
+    def adopt(self, states: Sequence[Any], luggage: Luggage) -> None:
+        """Give every transform, just made, the state that another process exported."""
+        for transform, state in zip(self.transforms, states, strict=True):
+            transform.adopt(state, luggage)
 
     def close(self) -> None:
         """Close every transform, the sink last; one that fails does not keep the others open."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from shotover_gevent.chain.handoff import Movable
 from shotover_gevent.codecs.batch import Batch
 
 if TYPE_CHECKING:
@@ -84,8 +85,12 @@ def _through(transform: Transform, forward: Callable[[Batch], None]) -> Callable
     return lambda pushes: transform.push(pushes, forward)
 
 
-class Transform:
-    """One step of a chain, for one session. Override what you need."""
+class Transform(Movable):
+    """One step of a chain, for one session. Override what you need.
+
+    ``fates`` says what happens to each field when the session moves to another process
+    (:mod:`shotover_gevent.chain.handoff`); a transform with undeclared fields pins its sessions.
+    """
 
     def transform(self, requests: Batch, next: Next) -> Batch:
         """Answer ``requests``, by way of ``next`` or otherwise."""

@@ -77,6 +77,17 @@ class Message:
         self._frame = frame
         self._raw = None
 
+    def led_by(self, old: Message) -> Message:
+        """This message, or a copy of it, with the pushes that led ``old`` before its own.
+
+        Pushes move, so that each leaves once: also when a message stands in several places.
+        """
+        if not (old.lead or self.lead):
+            return self
+        lead = old.lead + self.lead
+        old.lead = self.lead = b""
+        return Message(self.codec, self._raw, self._frame, lead)
+
     def __repr__(self) -> str:
         return f"<{self.codec.name} message {self.raw[:60]!r}>"
 
@@ -175,8 +186,7 @@ class Batch:
         """Replace one message; pushes that led the old one stay at their place."""
         old = self.messages[index]
         if old is not message:
-            message.lead = old.lead + message.lead
-        self.messages[index] = message
+            self.messages[index] = message.led_by(old)
 
     def _part(self, start: int, stop: int, step: int) -> Batch:
         if self._messages is not None or self._values is None or step != 1:
@@ -193,8 +203,12 @@ class Batch:
         return part
 
     def map(self, change: Callable[[Message], Message]) -> Batch:
-        """A batch of ``change(message)`` for every message."""
-        return Batch.of(self.codec, map(change, self))
+        """A batch of ``change(message)`` for every message, with the pushes that lead them."""
+        changed = [(message, change(message)) for message in self.messages]
+        batch = Batch.of(
+            self.codec, [new if new is old else new.led_by(old) for old, new in changed])
+        batch.received_at = self.received_at
+        return batch
 
     def __repr__(self) -> str:
         return f"<Batch of {len(self)} {self.codec.name} messages>"

@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from shotover_gevent.codecs.resp_frames import ErrorReply, Push, SimpleString, parse
@@ -71,7 +71,7 @@ class _Expected:
 
     def __init__(
         self, name: bytes, arguments: Sequence[bytes] = (), missing: int | None = None,
-        queued: Sequence[tuple[int, _Expected]] = (),
+        queued: Sequence[tuple[int, _Expected]] | None = None,
     ) -> None:
         self.name = name
         self.arguments = arguments
@@ -124,6 +124,50 @@ class Conversation:
         """Whether all that is missing would come after the end of the connection."""
         return self.is_ending and all(e.name in ENDING or e.name == b"" for e in self._expected)
 
+    def export(self) -> dict[str, Any] | None:
+        """The state as JSON, for another process to go on with; ``None`` while a reply is pending."""
+        if self._expected:
+            return None
+        state: dict[str, Any] = {}
+        if self.is_resp3:
+            state["resp3"] = True
+        if self.is_monitoring:
+            state["monitoring"] = True
+        if self.is_ending:
+            state["ending"] = True
+        if self.reply_mode is not ReplyMode.ON:
+            state["reply_mode"] = self.reply_mode.value
+        if self.is_subscribed:
+            state["subscriptions"] = [sorted(map(_as_text, names)) for names in self.subscriptions]
+        if self._queue is not None:
+            state["queue"] = {
+                "length": self._queue_length,
+                "special": [
+                    [index, _as_text(request.name), [_as_text(a) for a in request.arguments]]
+                    for index, request in self._queue
+                ],
+            }
+        return state
+
+    @classmethod
+    def adopt(cls, state: Mapping[str, Any]) -> Conversation:
+        """The conversation that :meth:`export` of another process has described."""
+        self = cls()
+        self.is_resp3 = state.get("resp3", False)
+        self.is_monitoring = state.get("monitoring", False)
+        self.is_ending = state.get("ending", False)
+        self.reply_mode = ReplyMode(state.get("reply_mode", "on"))
+        for names, found in zip(self.subscriptions, state.get("subscriptions", ())):
+            names.update(map(_as_bytes, found))
+        queue = state.get("queue")
+        if queue is not None:
+            self._queue_length = queue["length"]
+            self._queue = [
+                (index, _Expected(_as_bytes(name), [_as_bytes(a) for a in arguments]))
+                for index, name, arguments in queue["special"]
+            ]
+        return self
+
     def sent(self, names: Sequence[bytes], values: Sequence[Sequence[bytes]]) -> list[bool]:
         """Note requests that are being sent; tells for each whether any answer will come."""
         return [self._send(name, value) for name, value in zip(names, values)]
@@ -150,12 +194,11 @@ class Conversation:
         return self._expect(expected)
 
     def _send_transaction(self, name: bytes) -> bool:
+        if name == b"MULTI" and self._queue is not None:
+            return self._expect(_Expected(b"nested"))  # an error, and the transaction goes on
         queued, self._queue = self._queue, ([] if name == b"MULTI" else None)
-        if name == b"MULTI" and queued is not None:
-            self._queue = queued  # nested: an error, and the transaction goes on
-        else:
-            self._queue_length = 0
-        return self._expect(_Expected(name, queued=queued or () if name == b"EXEC" else ()))
+        self._queue_length = 0
+        return self._expect(_Expected(name, queued=self._queue if queued is None else queued))
 
     def _send_client_reply(self, mode: bytes, expected: _Expected) -> bool:
         if mode == b"ON":
@@ -234,7 +277,7 @@ class Conversation:
         """Follow what a reply says about the state of the connection."""
         name = expected.name
         if name == b"MULTI":
-            if raw[0] != _PLUS and self._queue is not None and not self._expected:
+            if raw[0] != _PLUS and self._queue is expected.queued:
                 self._queue = None
         elif name == b"EXEC":
             if expected.queued and raw[0] == _STAR:
@@ -263,6 +306,15 @@ class Conversation:
             self.subscriptions = (set(), set(), set())
         elif isinstance(frame, (list, Push)) and len(frame) > 1 and frame[0] in _CONFIRMS:
             self._note(frame[0].upper(), frame[1])
+
+
+def _as_text(data: bytes) -> str:
+    """Any bytes as a text that JSON can hold: each byte is the character of its number."""
+    return data.decode("latin-1")
+
+
+def _as_bytes(text: str) -> bytes:
+    return text.encode("latin-1")
 
 
 def _protocol(frame: Any) -> int | None:

@@ -3,34 +3,76 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from os import fspath
+from typing import TypeVar
 
 from shotover_gevent.config.load import FilePath, load_config
+from shotover_gevent.config.model import GeneralConfig
 from shotover_gevent.config.registry import Registry
-from shotover_gevent.config.topology import load_topology
+from shotover_gevent.config.topology import SourceEntry, Topology, load_topology
 from shotover_gevent.errors import ConfigError, Problem
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What both files hold; ``None`` for one that cannot be used. Problems of the config come first."""
+
+    config_file: str
+    topology_file: str
+    config: GeneralConfig | None
+    topology: Topology | None
+    problems: tuple[Problem, ...]
+
+    def as_text(self) -> str:
+        """For people: what was understood, or each problem with its place; then their number. No
+        newline at the end."""
+        number = len(self.problems)
+        count = f"{number or 'no'} {'problem' if number == 1 else 'problems'}"
+        return "\n".join([*self._understood(), *map(str, self.problems), count])
+
+    def as_json(self) -> str:
+        """For programs: ``{"problems": [...]}``, each with the fields of ``Problem``."""
+        return json.dumps(
+            {"problems": [asdict(problem) for problem in self.problems]}, ensure_ascii=False)
+
+    def _understood(self) -> Iterator[str]:
+        if self.config is None or self.topology is None:
+            return
+        interface = self.config.observability_interface
+        metrics = "no metrics" if interface is None else f"metrics on {interface}"
+        yield f"{self.config_file}: logs {self.config.main_log_level!r}, {metrics}"
+        number = len(self.topology.sources)
+        yield f"{self.topology_file}: {number} {'source' if number == 1 else 'sources'}"
+        for source in self.topology.sources:
+            yield f"    {_outline(source)}"
 
 
 def check_files(
     config_path: FilePath, topology_path: FilePath, registry: Registry | None = None
-) -> list[Problem]:
-    """The problems of both files, those of the config first; empty when they can be used."""
+) -> Check:
+    """Read both files, whatever is wrong with the first."""
     problems: list[Problem] = []
-    for check in (lambda: load_config(config_path), lambda: load_topology(topology_path, registry)):
-        try:
-            check()
-        except ConfigError as error:
-            problems += error.problems
-    return problems
+    return Check(
+        config_file=fspath(config_path),
+        topology_file=fspath(topology_path),
+        config=_tried(lambda: load_config(config_path), problems),
+        topology=_tried(lambda: load_topology(topology_path, registry), problems),
+        problems=tuple(problems),
+    )
 
 
-def render_human(problems: Sequence[Problem]) -> str:
-    """The problems for people: each with its place, then their number. No newline at the end."""
-    number = f"{len(problems) or 'no'} {'problem' if len(problems) == 1 else 'problems'}"
-    return "\n".join([*map(str, problems), number])
+def _tried(load: Callable[[], T], problems: list[Problem]) -> T | None:
+    try:
+        return load()
+    except ConfigError as error:
+        problems += error.problems
+        return None
 
 
-def render_json(problems: Sequence[Problem]) -> str:
-    """The problems for programs: ``{"problems": [...]}``, each with the fields of ``Problem``."""
-    return json.dumps({"problems": [asdict(problem) for problem in problems]}, ensure_ascii=False)
+def _outline(source: SourceEntry) -> str:
+    chain = " -> ".join(f"{step.type_name} {step.name!r}" for step in source.chain)
+    return f"{source.type_name} {source.name!r} on {source.listen_addr}: {chain}"

@@ -22,7 +22,8 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import gevent
 from gevent import socket as gsocket
@@ -68,6 +69,11 @@ class Handover:
         self._listeners = list(listeners)
         self._timeout_s = timeout_s
         self._is_closed = False
+        #: Where the predecessor listened.
+        self.addresses_before = [str(each.address) for each in listeners]
+        #: The predecessor's account of its sessions: ``moved``, ``kept`` by reason, and
+        #: ``longest_pause_ms``; empty in a dialect in which none move.
+        self.end: dict[str, Any] = {}
 
     @property
     def predecessor_pid(self) -> int:
@@ -81,7 +87,7 @@ class Handover:
 
     def take(self, address: Address) -> socket.socket | None:
         """The listening socket bound to exactly ``address``; it is the caller's. ``None``: not lent."""
-        wanted = _resolve(address)
+        wanted = resolve(address)
         for index, each in enumerate(self._listeners):
             if each.listener is not None and each.listener.getsockname() == wanted:
                 del self._listeners[index]
@@ -97,7 +103,7 @@ class Handover:
             raise UsageError("a closed handover cannot be confirmed")
         deadline = Deadline.after(self._timeout_s)
         try:
-            with _connect(self.path, deadline) as sock:
+            with connect(self.path, deadline) as sock:
                 if (pid := credentials(sock).pid) != self.predecessor_pid:
                     raise HotReloadError(
                         f"{self.path} is now the socket of process {pid}, and the listening "
@@ -113,6 +119,11 @@ class Handover:
             raise _returned(response)
         if not isinstance(response, ShutdownResponse):
             raise HotReloadError("Unexpected response to GradualShutdown")
+
+    def complete(self, host: object, place_control_socket: Callable[[], None]) -> None:
+        """Finish, when clients are accepted: in this dialect, no sessions move."""
+        del host
+        place_control_socket()
 
     def close(self) -> None:
         """Close what nobody took; may be called again."""
@@ -148,12 +159,12 @@ def request_listeners(
     """
     path = os.fspath(path)
     deadline = Deadline.after(timeout_s)
-    with _connect(path, deadline) as sock:
-        predecessor = _process(sock, path)
+    with connect(path, deadline) as sock:
+        predecessor = process_of(sock, path)
         listeners: list[ListenerResponse] = []
         try:
             data, sockets = _ask(sock, SendListeningSockets(), deadline, timeout_s)
-            listeners = _listeners(sockets)
+            listeners = listeners_of(sockets)
             response = decode_response(data, listeners)
             if isinstance(response, ErrorResponse):
                 raise _returned(response)
@@ -169,7 +180,7 @@ def request_listeners(
     return handover
 
 
-def _connect(path: str, deadline: Deadline) -> socket.socket:
+def connect(path: str, deadline: Deadline) -> socket.socket:
     """A connection to the control socket, retried while its queue is full; the caller closes it."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.setblocking(False)
@@ -190,7 +201,7 @@ def _connect(path: str, deadline: Deadline) -> socket.socket:
         raise
 
 
-def _process(sock: socket.socket, path: str) -> Process:
+def process_of(sock: socket.socket, path: str) -> Process:
     try:
         return Process.of(sock)
     except OSError as error:
@@ -233,7 +244,7 @@ def _ask_for_shutdown(
     return decode_response(data)
 
 
-def _listeners(sockets: Sequence[socket.socket]) -> list[ListenerResponse]:
+def listeners_of(sockets: Sequence[socket.socket]) -> list[ListenerResponse]:
     """Those of ``sockets`` that are listening TCP sockets; the others are closed with a warning."""
     listeners = []
     for sock in sockets:
@@ -251,7 +262,7 @@ def _listeners(sockets: Sequence[socket.socket]) -> list[ListenerResponse]:
     return listeners
 
 
-def _resolve(address: Address) -> tuple[object, ...] | None:
+def resolve(address: Address) -> tuple[object, ...] | None:
     """What ``getsockname`` says of a socket bound to ``address``; ``None`` for an unknown name."""
     for resolve, flags in (
         (socket.getaddrinfo, socket.AI_PASSIVE | socket.AI_NUMERICHOST),

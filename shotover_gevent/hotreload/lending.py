@@ -90,6 +90,11 @@ class Lender:
         else:
             self._retire(peer, request)
 
+    @property
+    def holder(self) -> int | None:
+        """The process that was lent the sockets and may still confirm."""
+        return self._lease.pid if self._lease is not None and self._lease.is_held else None
+
     def close(self) -> None:
         """End the lease, if there is one."""
         if self._lease is not None:

@@ -7,11 +7,16 @@ reason of a failure.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Mapping
+from typing import Any
 
 VARIABLE = "NOTIFY_SOCKET"
+
+#: A field of our own, as the protocol allows after ``X_``: how a reload went, as JSON.
+RELOAD = "X_SHOTOVER_GEVENT_RELOAD"
 
 
 def notify(environ: Mapping[str, str], **fields: object) -> bool:
@@ -41,6 +46,9 @@ def _one_line(value: object) -> str:
     return str(value).replace("\n", "\r")
 
 
-def pid_line() -> dict[str, object]:
-    """The fields that say which process serves from now on."""
-    return {"ready": 1, "mainpid": os.getpid()}
+def ready(last_reload: Mapping[str, Any] | None) -> dict[str, object]:
+    """The fields that say which process serves from now on, and how it took over."""
+    fields: dict[str, object] = {"ready": 1, "mainpid": os.getpid()}
+    if last_reload is not None:
+        fields[RELOAD] = json.dumps(last_reload)
+    return fields

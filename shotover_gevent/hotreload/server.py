@@ -28,7 +28,9 @@ from gevent import socket as gsocket
 
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError, ShotoverError, UsageError, causes, os_error_text
-from shotover_gevent.hotreload.lending import Host, Lender, refuse
+from shotover_gevent.hotreload.dialect import Line, decode, is_ours
+from shotover_gevent.hotreload.giving import Giver, GivingHost
+from shotover_gevent.hotreload.lending import Lender, refuse
 from shotover_gevent.hotreload.peer import Peer, PeerState
 from shotover_gevent.hotreload.socketfile import ControlSocket, Live, inspect
 
@@ -63,7 +65,7 @@ class HotReloadServer:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        host: Host,
+        host: GivingHost,
         *,
         lease_s: float = LEASE_S,
         peer_timeout_s: float = PEER_TIMEOUT_S,
@@ -73,6 +75,7 @@ class HotReloadServer:
         self.state = State.NEW
         self._peer_timeout_s = peer_timeout_s
         self._lender = Lender(host, lease_s)
+        self._giver = Giver(host)
         self._control: ControlSocket | None = None
         self._acceptor: gevent.Greenlet | None = None
         self._conversations: dict[gevent.Greenlet, Peer] = {}
@@ -102,7 +105,7 @@ class HotReloadServer:
             control.close()
         for greenlet, peer in list(self._conversations.items()):
             if peer.state is not PeerState.ANSWERED:
-                self._end_conversation(greenlet)
+                self._end_conversation(greenlet, peer)
         self._lender.close()
 
     # -- conversations --------------------------------------------------------------------------
@@ -147,11 +150,11 @@ class HotReloadServer:
             (greenlet, peer) for greenlet, peer in self._conversations.items()
             if peer.state is PeerState.SILENT)
         self._warn(peer, f"closed: it was silent, and {MAX_CONVERSATIONS} others are connected")
-        self._end_conversation(greenlet)
+        self._end_conversation(greenlet, peer)
 
-    def _end_conversation(self, greenlet: gevent.Greenlet) -> None:
+    def _end_conversation(self, greenlet: gevent.Greenlet, peer: Peer) -> None:
         """Kill ``greenlet``. Its connection is closed here too: it may never have started."""
-        peer = self._conversations.pop(greenlet)
+        self._conversations.pop(greenlet, None)
         greenlet.kill()
         peer.close()
 
@@ -164,7 +167,7 @@ class HotReloadServer:
             elif peer.who.uid not in (0, os.geteuid()):
                 refuse(peer, f"user {peer.who.uid} may not reload a process of another user")
             else:
-                self._lender.converse(peer, data)
+                self._answer(peer, data)
         except TimeoutError:
             self._warn(peer, f"took longer than {self._peer_timeout_s:g}s; closed")
         except (ShotoverError, OSError) as error:
@@ -172,6 +175,19 @@ class HotReloadServer:
         finally:
             self._conversations.pop(gevent.getcurrent(), None)
             peer.close()
+
+    def _answer(self, peer: Peer, data: bytes) -> None:
+        """Let whoever speaks the dialect of the first packet go on; one reload at a time."""
+        if not is_ours(data):
+            if self._giver.is_busy:
+                refuse(peer, f"another reload is in progress: pid {self._giver.successor_pid}")
+            else:
+                self._lender.converse(peer, data)
+        elif self._lender.holder is not None:
+            refuse(peer, f"another reload is in progress: pid {self._lender.holder}")
+        else:
+            peer.state = PeerState.ANSWERED
+            self._giver.converse(Line(peer.socket), peer.who.pid, *decode(data))
 
     def _warn(self, peer: Peer, what: str) -> None:
         logger.warning("control socket %s: process %d %s", self.path, peer.who.pid, what)

@@ -18,6 +18,7 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from functools import partial
 from queue import Empty
 from typing import Any, TextIO
 
@@ -38,7 +39,7 @@ class LineWriter:
     def __init__(
         self, stream: TextIO | None, report: Callable[[int], str], max_pending: int = MAX_PENDING_CHARS
     ) -> None:
-        self._write = _write_of(stream)
+        self._write, self._end = _output(stream)
         self._report_line = report
         self._max_pending = max_pending
         self._queue = _unpatched("queue", "SimpleQueue")()
@@ -86,11 +87,12 @@ class LineWriter:
                 self._written += len(line)
             self._report(self._dropped)
         finally:
+            self._end()
             self._done.release()
 
     def _next(self) -> tuple[str, int] | None:
         try:
-            item = self._queue.get_nowait()
+            item: tuple[str, int] | None = self._queue.get_nowait()
         except Empty:
             self._report(self._dropped)
             item = self._queue.get()
@@ -118,20 +120,21 @@ def _unpatched(module: str, name: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _write_of(stream: TextIO | None) -> Callable[[str], None]:
-    """How to write to ``stream``: to its descriptor where there is one.
+def _output(stream: TextIO | None) -> tuple[Callable[[str], None], Callable[[], None]]:
+    """How to write to ``stream``, and what to do at the end: by a descriptor where there is one.
 
     A thread that is stuck in a buffered writer holds its lock, and the interpreter aborts when it
-    wants to flush that writer at exit. Nothing of that kind is held during ``os.write``.
+    wants to flush that writer at exit. Nothing of that kind is held during ``os.write``. The
+    descriptor is our own: the stream's number, once closed, may come back as a client's socket.
     """
     if stream is None:
-        return lambda line: None
+        return (lambda line: None), (lambda: None)
     try:
-        descriptor = stream.fileno()
         stream.flush()
+        descriptor = os.dup(stream.fileno())
     except (AttributeError, OSError, ValueError):
-        return lambda line: _write_text(stream, line)
-    return lambda line: _write_descriptor(descriptor, line.encode("utf-8", "backslashreplace"))
+        return partial(_write_text, stream), (lambda: None)
+    return partial(_write_descriptor, descriptor), partial(os.close, descriptor)
 
 
 def _write_text(stream: TextIO, line: str) -> None:
@@ -139,8 +142,8 @@ def _write_text(stream: TextIO, line: str) -> None:
     stream.flush()
 
 
-def _write_descriptor(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
+def _write_descriptor(descriptor: int, line: str) -> None:
+    view = memoryview(line.encode("utf-8", "backslashreplace"))
     while view:
         try:
             view = view[os.write(descriptor, view):]

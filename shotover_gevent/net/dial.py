@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 
+import gevent
 from gevent import socket as gsocket
 
 from shotover_gevent.deadline import Deadline
@@ -30,15 +31,15 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
     deadline = Deadline.after(timeout_s)
     failure: OSError | None = None
     try:
-        for family, sockaddr in _resolve(address):
+        for family, sockaddr in _resolve(address, deadline):
             try:
                 return _connect(family, sockaddr, deadline)
-            except TimeoutError:
-                break
             except OSError as error:
+                if error.errno is None:  # our own time is over, not the kernel's (ETIMEDOUT)
+                    break
                 failure = error
     except OSError as error:
-        failure = error
+        failure = error if error.errno is not None else None
     if failure is None or deadline.is_over:
         raise UpstreamError(
             f"destination {address} did not respond to connection attempt "
@@ -47,14 +48,15 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
     raise UpstreamError(f"Failed to connect to destination {address}") from failure
 
 
-def _resolve(address: Address) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
+def _resolve(address: Address, deadline: Deadline) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, address.host)
         except OSError:
             continue
         return [(family, (address.host, address.port))]
-    found = gsocket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    with gevent.Timeout(deadline.left(), TimeoutError("resolve")):
+        found = gsocket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     return [(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 
@@ -87,7 +89,9 @@ def tune(sock: socket.socket) -> None:
 
 
 def rust_duration(seconds: float) -> str:
-    """Seconds as Rust prints a ``Duration`` for debugging: ``3s``, ``500ms``, ``1.5s``."""
+    """Seconds as Rust prints a ``Duration`` for debugging: ``3s``, ``500ms``, ``1.5s``, ``0ns``."""
+    if seconds == 0:
+        return "0ns"
     if 0 < seconds < 1:
         return f"{round(seconds * 1000, 6):g}ms"
     return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"

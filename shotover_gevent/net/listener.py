@@ -174,6 +174,13 @@ class Listener:
             self._server.stop_accepting()
             self.state = ListenerState.BOUND
 
+    def resume_accepting(self) -> None:
+        """Undo :meth:`stop_accepting`."""
+        if self.state is ListenerState.BOUND and self._server is not None:
+            self.start()
+        elif self.state is ListenerState.REFUSING and self._timer is None:
+            self._timer = gevent.spawn(self._bind_again)
+
     def close(self) -> None:
         """Stop accepting for good, and close the socket if it is still here."""
         server, self._server = self._server, None
@@ -231,6 +238,8 @@ class Listener:
             gevent.sleep(backoff_s or HARD_LIMIT_POLL_S)
             if self._is_full():
                 continue
+            if self.state is not ListenerState.REFUSING:
+                return  # closed or taken in the moment in which the greenlet was to be ended
             try:
                 sock = bind(self.address)
             except OSError as error:

@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,9 @@ SEND_STALL_S = 300.0
 
 # TCP_INFO's first byte is the state of the connection; these say that the peer sent its FIN or is gone.
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8
+
+# SO_LINGER on, for no time: close(2) throws away what is not sent, and sends a reset.
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 _READ = 1
 _WRITE = 2
@@ -87,7 +91,7 @@ class Park:
         timer = None
         if timeout_s is not None:
             timer = self.loop.timer(timeout_s)
-            timer.start(self.wake)
+            timer.start(self._expire)
         self.target = ANY
         try:
             return self._hub_switch()
@@ -111,6 +115,12 @@ class Park:
     def _wake(self) -> None:
         if self._woken and self.target is ANY:
             self._woken = False
+            self.target = None
+            self._switch(None)
+
+    def _expire(self) -> None:
+        """The time of :meth:`wait_any` is over. Called by its timer, in the hub, while it waits."""
+        if self.target is ANY:
             self.target = None
             self._switch(None)
 
@@ -238,6 +248,10 @@ class Stream:
             return True
         return state in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
 
+    def reset_at_close(self) -> None:
+        """Let :meth:`close` send a reset: the peer must not take what it got for everything."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+
     def close(self) -> None:
         """Close the watchers, then the socket."""
         if self._watcher is None:
@@ -279,6 +293,7 @@ def close_gently(stream: Stream, seconds: float) -> None:
     deadline = Deadline.after(seconds)
     try:
         stream.socket.shutdown(socket.SHUT_WR)
+        stream.resume()
         while not deadline.is_over:
             if stream.receive() == 0:
                 break

@@ -148,6 +148,7 @@ class AdminServer:
         return f"<AdminServer on {self.address} {self.state.value}, {len(self._pool)} connections>"
 
     def _accept(self) -> None:
+        assert self._socket is not None
         if self._server is None:
             self._server = WSGI(self._socket, self._application, self._pool, self.address)
         self._server.resume()

@@ -106,14 +106,13 @@ class Application:
     def _put_filter(self, environ: Environ) -> Response:
         if self._set_filter is None:
             return _text(HTTPStatus.NOT_IMPLEMENTED, "the log filter belongs to another program\n")
-        if int(environ.get("CONTENT_LENGTH") or 0) > MAX_BODY_BYTES:
-            return _too_large()
         try:
             body = environ["wsgi.input"].read(MAX_BODY_BYTES + 1)
         except OSError:
             return _text(HTTPStatus.BAD_REQUEST, "the request broke off\n")
         if len(body) > MAX_BODY_BYTES:
-            return _too_large()
+            return _text(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a filter has at most {MAX_BODY_BYTES} bytes\n")
         try:
             text = body.decode()
             self._set_filter(text)
@@ -130,13 +129,6 @@ def _health(is_well: bool, reason: str) -> Response:
 def _not_allowed(allowed: str) -> Response:
     return Response(
         HTTPStatus.METHOD_NOT_ALLOWED, f"only {allowed}\n".encode(), headers=(("Allow", allowed),))
-
-
-def _too_large() -> Response:
-    return _text(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        f"a filter has at most {MAX_BODY_BYTES} bytes\n",
-    )
 
 
 def _facts(environ: Environ) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from shotover_gevent.chain import Batch, Message, Next, SessionContext, Sink, TransformConfig
+from shotover_gevent.chain.handoff import REBUILT
 from shotover_gevent.errors import TransformError
 
 
@@ -33,11 +34,13 @@ class DebugReturner(TransformConfig):
 
 
 class _Returner(Sink):
+    fates = {"_value": REBUILT}
+
     def __init__(self, value: bytes | None) -> None:
         self._value = value
 
     def transform(self, requests: Batch, next: Next) -> Batch:
-        if self._value is None:
+        if self._value is None and requests:
             raise TransformError("Intentional Fail!")
         codec = requests.codec
         return Batch.of(codec, [Message(codec, frame=self._value) for _ in range(len(requests))])

@@ -7,11 +7,12 @@ relay of the source moves the bytes, so that both directions flow independently.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from shotover_gevent.chain import Batch, Next, SessionContext, Sink, TransformConfig
+from shotover_gevent.chain.handoff import EXPORTED, REBUILT, Luggage, Pinned
 from shotover_gevent.codecs.raw import RAW
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.dial import dial
@@ -48,6 +49,12 @@ def address_problems(type_name: str, text: str) -> list[str]:
 class TcpSink(Sink):
     """The upstream side of one relayed session."""
 
+    fates = {
+        "_config": REBUILT, "_context": REBUILT, "_push": REBUILT,
+        "_outgoing": REBUILT,  # taken by the relay before it waits
+        "stream": EXPORTED,
+    }
+
     def __init__(self, config: TcpSinkSingle, context: SessionContext) -> None:
         self._config = config
         self._context = context
@@ -76,6 +83,17 @@ class TcpSink(Sink):
     def push_bytes(self, raw: bytes) -> None:
         """Send bytes of the server up the chain."""
         self._push(Batch(RAW, raw, ()))
+
+    def export(self, luggage: Luggage) -> Any:
+        """The connection travels; it has no other state."""
+        if self.stream is None:
+            raise Pinned("connecting")
+        luggage.pack(self.stream.socket)
+        return {}
+
+    def adopt(self, state: Any, luggage: Luggage) -> None:
+        """Go on with the connection of another process."""
+        self.stream = Stream(luggage.unpack(), self._context.park, self._context.buffer)
 
     def close(self) -> None:
         """Close the upstream connection."""

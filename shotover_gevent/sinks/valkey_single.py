@@ -28,6 +28,14 @@ from shotover_gevent.chain import (
     Sink,
     TransformConfig,
 )
+from shotover_gevent.chain.handoff import (
+    EXPORTED,
+    REBUILT,
+    Luggage,
+    Pinned,
+    pack_bytes,
+    unpack_bytes,
+)
 from shotover_gevent.codecs.resp import RESP, ReplyScanner
 from shotover_gevent.codecs.resp_conversation import BLOCKING, SPECIAL, Conversation
 from shotover_gevent.errors import ClientGone, PeerError, UpstreamClosed, UpstreamError, os_error_text
@@ -78,6 +86,14 @@ class ValkeySinkSingle(TransformConfig):
 
 class ValkeySink(Sink):
     """The upstream connection of one session."""
+
+    fates = {
+        "_config": REBUILT, "_context": REBUILT, "_push": REBUILT, "_stream": EXPORTED,
+        "_conversation": EXPORTED, "_scanner": EXPORTED,
+        "_reader": REBUILT,  # it holds nothing between runs
+        "_is_plain": REBUILT,  # follows from the conversation and the scanner
+        "_has_ended": EXPORTED, "_failed_requests": REBUILT, "_source_to_sink": REBUILT,
+    }
 
     def __init__(self, config: ValkeySinkSingle, context: SessionContext) -> None:
         self._config = config
@@ -255,6 +271,33 @@ class ValkeySink(Sink):
         finally:
             for other in paused:
                 other.resume()
+
+    # -- moving ---------------------------------------------------------------------------------
+
+    def export(self, luggage: Luggage) -> Any:
+        """The state of the connection, which travels along if there is one yet."""
+        if self._stream is None:
+            return None
+        conversation = self._conversation.export()
+        if conversation is None:
+            raise Pinned("busy")
+        luggage.pack(self._stream.socket)
+        return {
+            "conversation": conversation,
+            "pending": pack_bytes(self._scanner.pending),
+            "has_ended": self._has_ended,
+        }
+
+    def adopt(self, state: Any, luggage: Luggage) -> None:
+        """Go on with the connection of another process."""
+        if state is None:
+            return
+        context = self._context
+        self._stream = Stream(luggage.unpack(), context.park, context.buffer, owner=self)
+        self._conversation = Conversation.adopt(state["conversation"])
+        self._scanner = ReplyScanner(unpack_bytes(state["pending"]))
+        self._has_ended = state["has_ended"]
+        self._is_plain = self._conversation.is_plain and not self._scanner.pending
 
     def close(self) -> None:
         """Close the upstream connection."""

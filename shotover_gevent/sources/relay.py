@@ -6,23 +6,35 @@ Rules:
     is at most one read.
  3. A half-close is passed on: the end of one side's bytes ends the other side's input, and the
     opposite direction goes on.
- 4. A byte stream shows no boundaries; a session that is told to stop ends when nothing was moving
+ 4. A connection that breaks on one side is reset on the other: a stream that was cut off must not
+    look like one that has ended.
+ 5. A byte stream shows no boundaries; a session that is told to stop ends when nothing was moving
     either way for :data:`QUIET_S`.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from shotover_gevent.chain.handoff import (
+    EXPORTED,
+    PINS,
+    REBUILT,
+    Fate,
+    Luggage,
+    Pinned,
+    pack_bytes,
+    unpack_bytes,
+)
 from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.codecs.raw import RAW
-from shotover_gevent.errors import UpstreamError
+from shotover_gevent.errors import SessionEnd, UpstreamError
 from shotover_gevent.net.stream import SEND_STALL_S, Stream
 from shotover_gevent.sinks.tcp_single import TcpSink
-from shotover_gevent.sources.session import BaseSession, EndReason
+from shotover_gevent.sources.session import BaseSession, EndReason, Hold
 
 if TYPE_CHECKING:
     from shotover_gevent.sources.source import Source
@@ -37,6 +49,11 @@ class Direction:
     """Bytes from one stream to the other; it owns neither."""
 
     __slots__ = ("source", "target", "change", "backlog", "has_ended", "error", "stalled_since")
+
+    fates: ClassVar[Mapping[str, Fate]] = {
+        "source": REBUILT, "target": REBUILT, "change": REBUILT, "backlog": EXPORTED,
+        "has_ended": EXPORTED, "error": PINS, "stalled_since": REBUILT,
+    }
 
     def __init__(self, source: Stream, target: Stream, change: Change | None) -> None:
         self.source = source
@@ -59,20 +76,34 @@ class Direction:
                 count = len(data)
             sent = self.target.try_send(data) if count else 0
             if sent != count:
-                self._hold(bytes(data[sent:]))
+                self._keep(bytes(data[sent:]))
         elif count == 0:
             source.pause()
             self.has_ended = True
             self.target.socket.shutdown(socket.SHUT_WR)
 
-    def _hold(self, rest: bytes) -> None:
+    def export(self) -> dict[str, Any]:
+        """Where this direction stands, as JSON. Raises ``Pinned`` when it is broken."""
+        if self.error is not None:
+            raise Pinned("broken")
+        return {"has_ended": self.has_ended, "backlog": pack_bytes(self.backlog or b"")}
+
+    def adopt(self, state: Mapping[str, Any]) -> None:
+        """Go on where another process stopped."""
+        if state["has_ended"]:
+            self.has_ended = True
+            self.source.pause()
+        if state["backlog"]:
+            self._keep(unpack_bytes(state["backlog"]))
+
+    def _keep(self, rest: bytes) -> None:
         """Keep what the target does not take, and read nothing more until it does."""
         self.backlog = memoryview(rest)
         self.stalled_since = monotonic()
         self.source.pause()
-        self.target.call_when_writable(self._flush)
+        self.target.call_when_writable(self.flush)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Called in the hub when the target takes bytes again."""
         assert self.backlog is not None
         try:
@@ -91,29 +122,41 @@ class Direction:
 class RelaySession(BaseSession):
     """One client of a ``Tcp`` source."""
 
-    __slots__ = ("_directions",)
+    __slots__ = ("_directions", "_resumed")
+
+    fates = BaseSession.fates | {"_directions": EXPORTED, "_resumed": REBUILT}
 
     def __init__(self, source: Source, session_id: int, sock: socket.socket, peer: Any) -> None:
         """Take ownership of the accepted socket."""
         super().__init__(source, session_id, sock, peer)
         self._directions: tuple[Direction, ...] = ()
+        self._resumed: Mapping[str, Any] = {}
 
     def _serve(self) -> EndReason:
         assert self._chain is not None and self._client is not None
         sink = self._chain.transforms[-1]
         assert isinstance(sink, TcpSink), "the models let nothing else end a Tcp chain"
         try:
-            upstream = sink.connect()
+            upstream = sink.stream or sink.connect()
         except UpstreamError as error:
             self._report(error, 0)
             return EndReason.FAILED
         down, up = self._changes(sink)
         self._directions = (
             Direction(self._client, upstream, down), Direction(upstream, self._client, up))
+        for direction, state in zip(self._directions, self._resumed.get("directions", ())):
+            direction.adopt(state)
         try:
             return self._relay()
-        except ConnectionError:
+        except OSError:
+            for stream in (self._client, upstream):
+                stream.reset_at_close()
             return EndReason.LOST
+        except SessionEnd:
+            return EndReason.UPSTREAM
+        except Exception as error:
+            self._report(error, 0)
+            return EndReason.FAILED
 
     def _changes(self, sink: TcpSink) -> tuple[Change | None, Change | None]:
         """What the chain does to the bytes each way; nothing if the sink stands alone."""
@@ -136,11 +179,13 @@ class RelaySession(BaseSession):
         park, (down, up) = self.park, self._directions
         assert park is not None
         while True:
+            if self._hold is Hold.ASKED:
+                self._hold_now()
             timeout_s = self._check()
-            if timeout_s == 0:
-                return self._stop_reason or EndReason.CLIENT
             self.idle_since = monotonic()
             stream = park.wait_any(timeout_s)
+            if self._stop_reason is EndReason.MOVED:
+                return EndReason.MOVED
             if stream is not None:
                 self.requests += stream is down.source
                 stream.owner.pump()
@@ -151,16 +196,40 @@ class RelaySession(BaseSession):
                     return self._stop_reason
 
     def _check(self) -> float | None:
-        """How long to wait at most; 0 to end. Raises what broke a direction in the hub."""
+        """How long to wait at most. Raises ``OSError`` when a direction is broken or stuck."""
         timeout_s = None if self._stop_reason is None else QUIET_S
         for direction in self._directions:
             if direction.error is not None:
                 raise direction.error
             if direction.backlog is not None:
                 if monotonic() - direction.stalled_since > SEND_STALL_S:
-                    return 0
+                    raise TimeoutError("the peer reads nothing")
                 timeout_s = timeout_s or SEND_STALL_S
         return timeout_s
+
+    def _hold_now(self) -> None:
+        super()._hold_now()
+        for direction in self._directions:
+            direction.target.stop_writable()
+
+    def release(self) -> None:
+        """Go on as if the session had not been held; what waited to be sent is sent first."""
+        super().release()
+        if self._stop_reason is EndReason.MOVED:
+            return
+        for direction in self._directions:
+            if direction.backlog is not None or direction.has_ended:
+                direction.source.pause()
+            if direction.backlog is not None:
+                direction.target.call_when_writable(direction.flush)
+
+    def _export(self, luggage: Luggage) -> dict[str, Any]:
+        if not self._directions:
+            raise Pinned("connecting")
+        return {"directions": [direction.export() for direction in self._directions]}
+
+    def _import(self, state: Mapping[str, Any]) -> None:
+        self._resumed = state
 
     def _emit(self, pushes: Batch) -> None:
         assert self._context is not None

@@ -19,13 +19,23 @@ from __future__ import annotations
 import enum
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from gevent import GreenletExit
 
 from shotover_gevent.chain.chain import Chain
+from shotover_gevent.chain.handoff import (
+    EXPORTED,
+    PINS,
+    REBUILT,
+    Fate,
+    Luggage,
+    Pinned,
+    pack_bytes,
+    unpack_bytes,
+)
 from shotover_gevent.chain.transform import SessionContext
 from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.codecs.resp_requests import MalformedRequest
@@ -64,8 +74,21 @@ class EndReason(enum.Enum):
     FAILED = "failed"
     IDLE = "idle timeout"
     DRAIN = "drain"
+    MOVED = "moved"
     SHUTDOWN = "shutdown"
     ABORTED = "aborted"
+
+
+# Ends after which nothing of ours is on its way to the client, or nobody is there to read it.
+_ABRUPT = (EndReason.CLIENT, EndReason.LOST, EndReason.ABORTED, EndReason.MOVED)
+
+
+class Hold(enum.Enum):
+    """Whether a session is kept at a boundary, to be moved."""
+
+    NONE = "none"
+    ASKED = "asked"
+    HELD = "held"
 
 
 class BaseSession:
@@ -73,8 +96,15 @@ class BaseSession:
 
     __slots__ = (
         "source", "id", "peer", "park", "idle_since", "requests", "_socket", "_client", "_chain",
-        "_context", "_stop_reason", "_stop_at",
+        "_context", "_stop_reason", "_stop_at", "_hold", "_adopted",
     )
+
+    fates: ClassVar[Mapping[str, Fate]] = {
+        "source": REBUILT, "id": REBUILT, "peer": EXPORTED, "park": REBUILT, "idle_since": REBUILT,
+        "requests": EXPORTED, "_socket": EXPORTED, "_client": REBUILT, "_chain": EXPORTED,
+        "_context": REBUILT, "_stop_reason": PINS, "_stop_at": REBUILT, "_hold": REBUILT,
+        "_adopted": REBUILT,
+    }
 
     def __init__(self, source: Source, session_id: int, sock: socket.socket, peer: Any) -> None:
         """Take ownership of the accepted socket."""
@@ -90,6 +120,8 @@ class BaseSession:
         self._context: SessionContext | None = None
         self._stop_reason: EndReason | None = None
         self._stop_at = 0.0
+        self._hold = Hold.NONE
+        self._adopted: tuple[Mapping[str, Any], Luggage] | None = None
 
     @property
     def client_address(self) -> str:
@@ -106,7 +138,7 @@ class BaseSession:
         if self._stop_reason is None:
             self._stop_reason = reason
             self._stop_at = monotonic()
-            if self.park is not None:
+            if self.park is not None and self._hold is not Hold.HELD:
                 self.park.wake()
 
     def abort(self) -> None:
@@ -117,6 +149,74 @@ class BaseSession:
     def _throw(self) -> None:
         if self.park is not None and not self.park.greenlet.dead:
             self.park.greenlet.throw(GreenletExit)
+
+    # -- moving to another process --------------------------------------------------------------
+
+    def hold(self) -> bool:
+        """Stop reading at the next boundary; whether that is now. :meth:`release` ends it.
+
+        A held session stays parked whatever arrives: nothing is read, nothing is sent.
+        """
+        if self._hold is Hold.NONE and self._stop_reason is None and self._chain is not None:
+            self._hold = Hold.ASKED
+            if self.is_idle:
+                self._hold_now()
+        return self._hold is Hold.HELD
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the session is parked and stays so."""
+        return self._hold is Hold.HELD
+
+    def _hold_now(self) -> None:
+        assert self.park is not None
+        self._hold = Hold.HELD
+        for stream in self.park.streams:
+            stream.pause()
+
+    def release(self) -> None:
+        """Go on as if :meth:`hold` had never been called; nothing for a session that has moved."""
+        if self._stop_reason is EndReason.MOVED:
+            return
+        was_held, self._hold = self._hold is Hold.HELD, Hold.NONE
+        if was_held and self.park is not None:
+            for stream in self.park.streams:
+                stream.resume()
+            if self._stop_reason is not None:
+                self.park.wake()
+
+    def export(self) -> tuple[dict[str, Any], Luggage]:
+        """The state of a held session and its sockets, which stay its own. Raises ``Pinned``."""
+        assert self._chain is not None and self._hold is Hold.HELD
+        if self._stop_reason is not None:
+            raise Pinned(self._stop_reason.value)
+        luggage = Luggage()
+        luggage.pack(self._socket)
+        state = self._export(luggage)
+        state["chain"] = self._chain.export(luggage)
+        state["peer"] = self.peer
+        state["requests"] = self.requests
+        return state, luggage
+
+    def _export(self, luggage: Luggage) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def moved(self) -> None:
+        """Another process has the session: close our copies of its sockets, and say nothing."""
+        assert self.park is not None and self._hold is Hold.HELD
+        self._stop_reason = EndReason.MOVED
+        self.park.wake()
+
+    def adopt(self, state: Mapping[str, Any], luggage: Luggage) -> None:
+        """Go on, in :meth:`run`, with what another process exported."""
+        self.requests = state["requests"]
+        self._adopted = state, luggage
+
+    def abandon(self) -> None:
+        """Close the sockets of an adopted session that was never run."""
+        assert self._adopted is not None
+        self._socket.close()
+        self._adopted[1].close()
 
     def run(self) -> None:
         """The body of the greenlet: serve the client, then close everything the session owns."""
@@ -158,6 +258,13 @@ class BaseSession:
             client_is_gone=self._client.has_ended,
         )
         self._chain = source.chain.session(self._context)
+        if self._adopted is not None:
+            (state, luggage), self._adopted = self._adopted, None
+            self._chain.adopt(state["chain"], luggage)
+            self._import(state)
+
+    def _import(self, state: Mapping[str, Any]) -> None:
+        raise NotImplementedError
 
     def _serve(self) -> EndReason:
         raise NotImplementedError
@@ -182,7 +289,7 @@ class BaseSession:
             self._chain.close()
         if self._client is None:
             self._socket.close()
-        elif reason in (EndReason.CLIENT, EndReason.LOST, EndReason.ABORTED):
+        elif reason in _ABRUPT:
             self._client.close()
         else:
             close_gently(self._client, LINGER_S)
@@ -192,6 +299,12 @@ class Session(BaseSession):
     """One client of a source with requests and responses."""
 
     __slots__ = ("_decoder", "_is_running", "_run_limit")
+
+    fates = BaseSession.fates | {
+        "_decoder": EXPORTED,
+        "_is_running": REBUILT,  # a held session is not running
+        "_run_limit": REBUILT,
+    }
 
     def __init__(self, source: Source, session_id: int, sock: socket.socket, peer: Any) -> None:
         """Take ownership of the accepted socket."""
@@ -224,8 +337,11 @@ class Session(BaseSession):
         view, clock = client.buffer.view, perf_counter
         while True:
             if self._stop_reason is not None:
-                yield from self._last_requests()
+                if self._stop_reason is not EndReason.MOVED:
+                    yield from self._last_requests()
                 return
+            if self._hold is Hold.ASKED:
+                self._hold_now()
             self.idle_since = monotonic()
             stream = park.wait_any()
             if stream is client:
@@ -260,6 +376,12 @@ class Session(BaseSession):
                 return
             if count < 0 and (stream := park.wait_any(left)) is not client and stream is not None:
                 self._take_pushes(stream)
+
+    def _export(self, luggage: Luggage) -> dict[str, Any]:
+        return {"pending": pack_bytes(self._decoder.pending)}
+
+    def _import(self, state: Mapping[str, Any]) -> None:
+        self._decoder = self.source.protocol.decoder(unpack_bytes(state["pending"]))
 
     def _answer(self, requests: Batch) -> bool:
         """Run the chain and send what it returns; ``False`` if it failed and the client was told."""

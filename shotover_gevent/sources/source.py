@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import socket
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
@@ -18,6 +19,7 @@ import gevent
 from gevent.event import Event
 
 from shotover_gevent.chain.chain import ChainConfig
+from shotover_gevent.chain.handoff import Luggage
 from shotover_gevent.chain.transform import TransformConfig
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.metrics import MetricStore
@@ -27,7 +29,7 @@ from shotover_gevent.net.listener import Listener, bind
 from shotover_gevent.net.stream import ReceiveBuffer
 from shotover_gevent.sources.protocol import PROTOCOLS
 from shotover_gevent.sources.relay import RelaySession
-from shotover_gevent.sources.session import EndReason, Session
+from shotover_gevent.sources.session import BaseSession, EndReason, Session
 
 # Shotover's pace: a chunk of the connections every 200 ms.
 DRAIN_CHUNK_S = 0.2
@@ -73,7 +75,7 @@ class Source:
         self.connection_limit = connection_limit
         self.hard_connection_limit = hard_connection_limit
         self.timeout_s = timeout_s
-        self.sessions: dict[Session | RelaySession, None] = {}
+        self.sessions: dict[BaseSession, None] = {}
         self.listener: Listener | None = None
         self.is_draining = False
         self._next_id = 1
@@ -116,7 +118,7 @@ class Source:
             accept_failures=self._accept_failures,
             create_failures=self._create_failures,
         )
-        self._log.info(said)
+        self._log.info(said, extra={"target": "shotover::source_task"})
 
     def start(self) -> None:
         """Accept clients, in the serve greenlet."""
@@ -151,7 +153,45 @@ class Source:
             )
         gevent.spawn_raw(session.run)
 
-    def session_ended(self, session: Session | RelaySession, reason: EndReason, seconds: float) -> None:
+    def adopt(self, state: Mapping[str, Any], luggage: Luggage) -> BaseSession:
+        """Take over a session of another process; :meth:`start_session` starts it.
+
+        The caller has asked :meth:`refusal` before. Its sockets belong to the session from now on.
+        """
+        peer = state["peer"]
+        session = self._session_type(
+            self, self._next_id, luggage.unpack(), tuple(peer) if isinstance(peer, list) else peer)
+        self._next_id += 1
+        session.adopt(state, luggage)
+        self.sessions[session] = None
+        self._all_ended.clear()
+        return session
+
+    def refusal(self, identity: str) -> str | None:
+        """Why sessions of another process with that chain cannot be adopted; ``None`` if they can."""
+        if self.state_identity != identity:
+            return "the chain has changed"
+        if len(self.sessions) >= self.connection_limit:
+            return "the connection limit is reached"
+        return None
+
+    @property
+    def state_identity(self) -> str:
+        """What must be equal in both processes for a session to move: protocol and chain."""
+        return f"{self.type_name} {self.chain.identity}"
+
+    def start_session(self, session: BaseSession) -> None:
+        """Start the greenlet of an adopted session."""
+        gevent.spawn_raw(session.run)
+
+    def abandon_session(self, session: BaseSession) -> None:
+        """Forget an adopted session that was not started; the other process has kept it."""
+        session.abandon()
+        del self.sessions[session]
+        if not self.sessions:
+            self._all_ended.set()
+
+    def session_ended(self, session: BaseSession, reason: EndReason, seconds: float) -> None:
         """Forget a session that has closed everything it owned."""
         del self.sessions[session]
         if not self.sessions:
@@ -176,15 +216,17 @@ class Source:
 
     # -- endings --------------------------------------------------------------------------------
 
-    def drain(self, seconds: float) -> None:
+    def drain(self, seconds: float, waiting: Set[BaseSession] = frozenset()) -> None:
         """End all sessions between requests, spread over ``seconds``, oldest first.
 
-        Returns when the last has ended. Those that never come to a boundary are ended when the
+        Those ``waiting`` may still move to another process, and are left alone until the time is
+        over. Returns when the last has ended. Those that never come to a boundary are ended when the
         time and :data:`CHUNK_WAIT_S` are over.
         """
         self.is_draining = True
+        started = monotonic()
         deadline = Deadline.after(seconds + CHUNK_WAIT_S)
-        tracked = list(self.sessions)
+        tracked = [session for session in self.sessions if session not in waiting]
         chunks = max(1, math.floor(seconds / DRAIN_CHUNK_S))
         per_chunk = max(1, math.ceil(len(tracked) / chunks))
         say = lambda text, *args: self._log.info("[%s] " + text, self.name, *args)
@@ -198,6 +240,9 @@ class Source:
             say("%d connections remaining after drain", len(tracked))
             if tracked:
                 gevent.sleep(DRAIN_CHUNK_S)
+        until = Deadline.after(seconds - (monotonic() - started))
+        while not until.is_over and any(session in waiting for session in self.sessions):
+            gevent.sleep(DRAIN_CHUNK_S)
         self._end(deadline, EndReason.DRAIN)
         say("All connections drained, shutting down")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from shotover_gevent.chain import Batch, Next, SessionContext, Transform, TransformConfig
+from shotover_gevent.chain import Batch, Message, Next, SessionContext, Transform, TransformConfig
 
 logger = logging.getLogger(__name__)
 
@@ -32,5 +32,6 @@ class _Printer(Transform):
 
 def _log(what: str, batch: Batch) -> None:
     if logger.isEnabledFor(logging.INFO):
-        for message in batch:
+        # Bytes without structure are no messages: what one read brought is shown as one.
+        for message in batch or [Message(batch.codec, batch.raw)] * bool(batch.raw):
             logger.info("%s: %s", what, batch.codec.render(message))

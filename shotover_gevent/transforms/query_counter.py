@@ -14,6 +14,7 @@ from shotover_gevent.chain import (
     Transform,
     TransformConfig,
 )
+from shotover_gevent.chain.handoff import REBUILT
 from shotover_gevent.metrics import Counter, MetricStore
 
 METRIC = "shotover_query_count"
@@ -22,6 +23,8 @@ HELP = "Requests by command name"
 # Names come from clients: beyond this many different ones (the servers have about 400 commands),
 # further names are counted together, so that nobody can fill the memory with them.
 MAX_NAMES = 1000
+# For the same reason; the longest of their names has 21 letters.
+MAX_NAME_BYTES = 64
 OTHER = "other"
 
 
@@ -47,16 +50,18 @@ class QueryCounter(TransformConfig):
         """The counter of one command name, made at the first call."""
         counter = self._counts.get(name)
         if counter is None:
-            label = name.decode("utf-8", "backslashreplace")
-            if len(self._counts) >= MAX_NAMES:
+            if len(self._counts) >= MAX_NAMES or len(name) > MAX_NAME_BYTES:
                 return self._metrics.counter(
                     METRIC, HELP, name=self.counter_name, query=OTHER, type="valkey")
+            label = name.decode("utf-8", "backslashreplace")
             counter = self._counts[name] = self._metrics.counter(
                 METRIC, HELP, name=self.counter_name, query=label, type="valkey")
         return counter
 
 
 class _Counter(Transform):
+    fates = {"_counts": REBUILT, "_counter": REBUILT}
+
     def __init__(self, config: QueryCounter) -> None:
         self._counts = config._counts
         self._counter = config.counter

@@ -12,6 +12,7 @@ from shotover_gevent.chain import (
     Transform,
     TransformConfig,
 )
+from shotover_gevent.chain.handoff import REBUILT
 
 QueryType = Literal["Read", "Write", "ReadWrite", "SchemaChange", "PubSubMessage"]
 
@@ -44,25 +45,26 @@ class QueryTypeFilter(TransformConfig):
 
 
 class _Filter(Transform):
+    fates = {"_is_allowed": REBUILT}
+
     def __init__(self, config: QueryTypeFilter) -> None:
         self._is_allowed = config.is_allowed
 
     def transform(self, requests: Batch, next: Next) -> Batch:
         codec = requests.codec
-        allowed = [self._is_allowed(codec.query_type(value)) for value in requests.values]
-        if all(allowed):
+        passing = [
+            index for index, value in enumerate(requests.values)
+            if self._is_allowed(codec.query_type(value))
+        ]
+        if len(passing) == len(requests):
             return next(requests)
-        passing = [request for request, may_pass in zip(requests, allowed) if may_pass]
-        answers = iter(next(Batch.of(codec, passing)) if passing else ())
-        return Batch.of(
-            codec,
-            [
-                # Each answer is taken in turn; the filtered ones get the error in their place.
-                _next(answers) if may_pass else Message(codec, codec.error(TEXT))
-                for may_pass in allowed
-            ],
-        )
-
-
-def _next(answers: object) -> Message:
-    return answers.__next__()  # type: ignore[attr-defined]
+        error = codec.error(TEXT)
+        answers = Batch.of(codec, [Message(codec, error) for _ in range(len(requests))])
+        if passing:
+            allowed = Batch.of(codec, [requests[index] for index in passing])
+            allowed.received_at = requests.received_at
+            responses = next(allowed)
+            for index, response in zip(passing, responses, strict=True):
+                answers[index] = response
+            answers.received_at = responses.received_at
+        return answers

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
 import pytest
@@ -149,6 +150,28 @@ def test_a_closed_stream_loses_lines() -> None:
     stream.close()
     writer.put("x\n")
     assert (writer.close(), writer.lost) == (True, 1)
+
+
+def test_the_number_of_a_closed_stream_is_not_written_to(tmp_path: Path) -> None:
+    """Lines go to the file that the stream was made for, not to what has its number later."""
+    with open(tmp_path / "log", "w") as stream:
+        writer = LineWriter(stream, report)
+        number = stream.fileno()
+    with open(tmp_path / "other", "w") as other:
+        has_number = other.fileno() == number
+        writer.put("x\n")
+        writer.close()
+    texts = [(tmp_path / name).read_text() for name in ("log", "other")]
+    assert (has_number, texts) == (True, ["x\n", ""])
+
+
+def test_a_closed_writer_leaves_no_descriptor(pipe: Pipe) -> None:
+    """The writer's own descriptor is closed with it, the stream's is not."""
+    reader, stream = pipe
+    before = os.listdir("/proc/self/fd")
+    writer = LineWriter(stream, report)
+    writer.close()
+    assert (os.listdir("/proc/self/fd"), stream.closed) == (before, False)
 
 
 def test_no_stream_is_a_stream_to_nowhere() -> None:

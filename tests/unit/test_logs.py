@@ -167,10 +167,10 @@ def test_importing_changes_nothing() -> None:
     """The import adds no handler, sets no level and starts no thread."""
     code = (
         "import logging, threading, shotover_gevent.logs; root = logging.getLogger(); "
-        "print(root.handlers, root.level, threading.active_count(), 'gevent' in __import__('sys').modules)"
+        "print(root.handlers, root.level, threading.active_count())"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split(maxsplit=3)[:3] == ["[]", "30", "1"]
+    assert result.stdout == "[] 30 1\n"
 
 
 def test_levels_targets_and_fields_reach_the_stream(
@@ -284,8 +284,8 @@ def test_an_unprintable_line_does_not_reach_the_caller(
     logging.getLogger().handlers[-1].handle(record)
     handle.close()
     assert (untimed(stream), capfd.readouterr().err) == (
-        ["T ERROR shotover::logs: a log line could not be printed place=/somewhere.py:7 error=TypeError"],
-        "")
+        ["T ERROR shotover::logs: a log line could not be printed "
+         "place=/somewhere.py:7 error=TypeError"], "")
 
 
 def test_a_traceback_follows_its_line(

@@ -2,7 +2,7 @@
 
 import json
 
-from shotover_gevent.config.check import check_files, render_human, render_json
+from shotover_gevent.config.check import check_files
 
 GOOD_CONFIG = 'main_log_level: "info"\n'
 GOOD_TOPOLOGY = """\
@@ -21,15 +21,19 @@ def check(tmp_path, config, topology):
 
 
 def test_two_good_files_have_no_problems(tmp_path):
-    """Nothing to tell is told as such."""
-    problems = check(tmp_path, GOOD_CONFIG, GOOD_TOPOLOGY)
-    assert (render_human(problems), render_json(problems)) == ("no problems", '{"problems": []}')
+    """What was understood is told, and that nothing is wrong with it."""
+    found = check(tmp_path, GOOD_CONFIG, GOOD_TOPOLOGY)
+    assert (found.as_text().replace(f"{tmp_path}/", ""), found.as_json()) == ("""\
+config.yaml: logs 'info', no metrics
+topology.yaml: 1 source
+    Valkey 'v' on 127.0.0.1:0: NullSink 'n'
+no problems""", '{"problems": []}')
 
 
 def test_the_problems_of_both_files_come_together(tmp_path):
     """A wrong config does not hide what is wrong with the topology."""
-    problems = check(tmp_path, "level: info\n", GOOD_TOPOLOGY.replace("name: v", "nmae: v"))
-    assert render_human(problems).replace(f"{tmp_path}/", "") == """\
+    found = check(tmp_path, "level: info\n", GOOD_TOPOLOGY.replace("name: v", "nmae: v"))
+    assert found.as_text().replace(f"{tmp_path}/", "") == """\
 config.yaml:1:1  main_log_level: missing field
 config.yaml:1:1  level: unknown field
     known fields: main_log_level, observability_interface
@@ -41,8 +45,8 @@ topology.yaml:3:7  sources[0].Valkey.nmae: unknown field
 
 def test_programs_get_every_fact_of_a_problem(tmp_path):
     """One object with a list, each problem with the same keys."""
-    problems = check(tmp_path, GOOD_CONFIG, GOOD_TOPOLOGY.replace("NullSink", "NulSink"))
-    assert json.loads(render_json(problems)) == {"problems": [{
+    found = check(tmp_path, GOOD_CONFIG, GOOD_TOPOLOGY.replace("NullSink", "NulSink"))
+    assert json.loads(found.as_json()) == {"problems": [{
         "file": str(tmp_path / "topology.yaml"),
         "line": 5,
         "column": 16,

@@ -1,6 +1,7 @@
 """A predecessor lends its sockets, gives way to whoever was lent them, and minds nobody else."""
 
 import os
+import resource
 import socket
 import time
 from contextlib import ExitStack
@@ -14,16 +15,15 @@ from reload_kit import (
     serving, wait_until,
 )
 
-from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError, UsageError
 from shotover_gevent.hotreload import lending, server as server_module
 from shotover_gevent.hotreload.lending import process_request
 from shotover_gevent.hotreload.protocol import (
-    ErrorResponse, GradualShutdown, SendListeningSockets, ShutdownResponse,
+    GradualShutdown, SendListeningSockets, ShutdownResponse,
 )
 from shotover_gevent.hotreload.server import HotReloadServer, State
 from shotover_gevent.hotreload.socketfile import Absent, ControlSocket, Stale, inspect
-from shotover_gevent.net.fdpass import close_all, send_packet
+from shotover_gevent.net.fdpass import close_all
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 
@@ -100,16 +100,14 @@ def test_a_host_that_cannot_lend_says_why(path):
         assert is_serving(path, host)
 
 
-def test_sockets_for_a_peer_that_has_left_are_closed(path):
-    """The send fails, the copies are closed, and the next reload works."""
+def test_a_peer_that_has_left_gets_neither_sockets_nor_a_lease(path):
+    """The send fails, the copies are closed, and another process can reload at once."""
     host = Host()
-    with serving(path, host):
-        with Successor(path) as other:
-            assert other.ask(SEND) == (SEND, 1)
+    with serving(path, host), Successor(path) as other:
         with connect(path) as sock:
             sock.send(SEND)
         wait_until(lambda: host.lent and all(each.fileno() == -1 for each in host.lent))
-        assert is_serving(path, host)
+        assert other.ask(SEND) == (SEND, 1)
 
 
 def test_a_process_request_answers_and_changes_nothing():
@@ -125,13 +123,12 @@ def test_a_process_request_answers_and_changes_nothing():
 
 def test_descriptors_with_a_request_are_closed(path):
     """They are not let in, and the request counts, as with Shotover."""
-    with serving(path) as server, connect(path) as sock:
-        reader, writer = os.pipe()
-        socket.send_fds(sock, [b'"Nonsense"'], [writer])
-        os.close(writer)
+    left, right = socket.socketpair()
+    with serving(path) as server, connect(path) as sock, left:
+        with right:
+            socket.send_fds(sock, [b'"Nonsense"'], [right.fileno()])
         assert receive(sock) == (b"", [])
-        assert os.read(reader, 1) == b""
-        os.close(reader)
+        assert left.recv(1) == b""
         assert is_serving(path, server.host)
 
 
@@ -192,19 +189,21 @@ def test_a_drain_time_is_bounded_by_what_a_timer_can_do(path):
 def test_a_host_that_ends_at_once_may_close_the_server_meanwhile(path):
     """The answer has gone out, the file is removed, and nothing waits for itself."""
     host = Host()
+    ended = []
     with serving(path, host) as server:
         retire = host.retire
 
         def retire_and_end(seconds):
             retire(seconds)
             server.close()
+            ended.append(seconds)
 
         host.retire = retire_and_end
         _, sockets = ask(path, SEND)
         close_all(sockets)
         assert ask(path, SHUTDOWN) == (SHUTDOWN_DONE, [])
-        wait_until(lambda: server.state is State.CLOSED)
-        assert inspect(path) == Absent()
+        wait_until(lambda: ended == [60.0])
+        assert (server.state, inspect(path)) == (State.CLOSED, Absent())
 
 
 # -- refusals -----------------------------------------------------------------------------------
@@ -303,6 +302,17 @@ def test_the_end_of_a_successor_is_noticed_without_being_asked(path, log):
         wait_until(lambda: any("has ended without taking over" in each for each in log.messages))
 
 
+def test_a_lease_that_was_renewed_ends_once(path, log):
+    """The one before it is given up in silence."""
+    with serving(path), Successor(path) as successor:
+        successor.ask(SEND)
+        successor.ask(SEND)
+        successor.kill()
+        wait_until(lambda: any("has ended without taking over" in each for each in log.messages))
+        gevent.sleep(0.01)  # both would be noticed in the same turn of the loop
+        assert len([each for each in log.messages if "without taking over" in each]) == 1
+
+
 def test_a_successor_that_is_too_slow_loses_its_lease(path, log):
     """Its confirmation is refused, another reload works, and the log says so once."""
     with serving(path, lease_s=0.05) as server, Successor(path) as slow, Successor(path) as next_:
@@ -360,6 +370,24 @@ def connect_when_possible(path):
             return connect(path)
         except BlockingIOError:
             gevent.sleep(0)
+
+
+def test_without_a_free_descriptor_the_connection_waits(path, monkeypatch, log):
+    """It is accepted once there is one again."""
+    monkeypatch.setattr(server_module, "ACCEPT_RETRY_S", 0.01)
+    with serving(path) as server, connect(path) as sock:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, limits[1]))
+        try:
+            wait_until(lambda: f"control socket {path}: accept failed: Too many open files "
+                       "(os error 24); trying again in 0.01s" in log.messages)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        sock.send(b'"Nonsense"')
+        assert sock.recv(10) == b""
+        assert is_serving(path, server.host)
 
 
 def test_a_peer_that_looks_and_leaves_is_no_error(path, log):
@@ -489,14 +517,30 @@ def test_a_file_that_vanished_is_made_again(path, watchful, log):
         assert log.messages.count(again) == 1
 
 
-def test_a_connection_made_before_the_file_vanished_is_served(path, watchful):
+def test_a_connection_made_before_the_file_vanished_is_served(path):
     """The old socket's queue is not lost."""
     with serving(path) as server, connect(path) as early:
         os.unlink(path)
-        wait_until(lambda: os.path.exists(path))
-        early.send(b"x")
+        server._look_after_file(server._control)
+        early.send(b'"Nonsense"')
         assert early.recv(10) == b""
         assert is_serving(path, server.host)
+
+
+def test_another_program_at_the_path_is_left_in_peace(path, watchful):
+    """It is looked at once, not every time."""
+    with serving(path) as server, socket.socket(socket.AF_UNIX) as other:
+        os.unlink(path)
+        other.bind(path)
+        other.listen()
+        other.setblocking(False)
+        wait_until(lambda: server._complaint)
+        looked = time.monotonic()
+        wait_until(lambda: time.monotonic() > looked + 0.05)
+        other.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            other.accept()
+        assert "type is not SOCK_SEQPACKET" in server._complaint
 
 
 def test_the_stale_file_of_another_process_is_replaced(path, watchful):

@@ -12,6 +12,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.pool import Pool
 from gevent.socket import create_connection
 
 from shotover_gevent import logs
@@ -110,6 +111,30 @@ def test_metrics_of_the_store_then_of_the_process(make: Make) -> None:
         ["# HELP connections_opened Connections accepted", "# TYPE connections_opened counter",
          'connections_opened{source="v"} 3'],
         "# TYPE shotover_hub_lag_seconds histogram", "# TYPE process_max_fds gauge")
+
+
+def test_the_lag_is_measured_while_the_server_lives(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measuring begins and ends with the server, and goes to the metrics."""
+    steps: list[str] = []
+
+    class Lag:
+        def __init__(self, observe: Callable[[float], None]) -> None:
+            observe(0.02)
+
+        def start(self) -> None:
+            steps.append("start")
+
+        def close(self) -> None:
+            steps.append("close")
+
+    monkeypatch.setattr(http, "HubLag", Lag)
+    server = make()
+    server.start()
+    body = request(server, "GET", "/metrics")[2].decode()
+    server.close()
+    assert ("shotover_hub_lag_seconds_sum 0.02\n" in body, steps) == (True, ["start", "close"])
 
 
 def test_a_long_page_lets_others_run(make: Make) -> None:
@@ -278,20 +303,23 @@ def test_a_client_that_does_not_read_has_a_deadline(
 def test_the_number_of_connections_has_a_bound(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection beyond the bound waits until another has ended, and is then served."""
-    monkeypatch.setattr(http, "MAX_CONNECTIONS", 1)
-    server = make()
+    """Connections beyond the bound wait until others have ended, and are then served."""
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 2)
+    inside: list[int] = []
+    most: list[int] = []
+
+    def live() -> tuple[bool, str]:
+        inside.append(1)
+        most.append(len(inside))
+        gevent.sleep(0.01)
+        inside.pop()
+        return True, "ok"
+
+    server = make(live=live)
     server.start()
-    first = connect(server)
-    first.sendall(b"GET /livez HTTP/1.1\r\n")
-    second = gevent.spawn(request, server, "GET", "/livez")
-    third = connect(server)  # accepted by the kernel; the server has had the time to look
-    is_waiting = not second.ready()
-    third.close()
-    first.sendall(b"\r\n")
-    response = second.get(timeout=WAIT_S)
-    first.close()
-    assert (is_waiting, response) == (True, answer("200 OK", b"ok"))
+    clients = [gevent.spawn(request, server, "GET", "/livez") for _ in range(6)]
+    responses = [client.get(timeout=WAIT_S) for client in clients]
+    assert (responses, max(most)) == ([answer("200 OK", b"ok")] * 6, 2)
 
 
 @pytest.mark.parametrize("data", [
@@ -361,23 +389,38 @@ def test_a_connection_made_during_the_handover_is_served(make: Make) -> None:
     assert (is_waiting, waiting.get(timeout=WAIT_S)[2]) == (True, b"new")
 
 
-def test_accepting_can_be_taken_up_again(make: Make) -> None:
-    """A stopped server keeps its socket, and serves again after start()."""
-    server = make()
+def test_accepting_can_be_taken_up_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped server keeps its socket and accepts nothing, until it is started again."""
+    is_full, may_go = Event(), Event()
+
+    class PoolOfOne(Pool):
+        def __init__(self, size: int) -> None:
+            super().__init__(1)
+
+        def full(self) -> bool:
+            if found := super().full():
+                is_full.set()
+            return bool(found)
+
+    def live() -> tuple[bool, str]:
+        return may_go.wait(), "ok"
+
+    monkeypatch.setattr(http, "Pool", PoolOfOne)
+
+    server = make(live=live)
     server.start()
-    in_progress = connect(server)
-    in_progress.sendall(b"GET /livez HTTP/1.1\r\n")
-    request(server, "GET", "/livez")
+    before = gevent.spawn(request, server, "GET", "/livez")
+    after = gevent.spawn(request, server, "GET", "/livez")
+    assert is_full.wait(WAIT_S)
     server.stop_accepting()
-    waiting = gevent.spawn(request, server, "GET", "/livez")
-    in_progress.sendall(b"\r\n")
-    while in_progress.recv(65536):  # the end of a connection must not start accepting again
-        pass
-    in_progress.close()
+    may_go.set()  # the end of a connection makes room, which must not start the accepting
+    before.get(timeout=WAIT_S)
     server.join(WAIT_S)
-    states = [waiting.ready(), server.state, server.serving.is_set()]
+    connect(server).close()  # the hub has run
+    connect(server).close()
+    states = [after.ready(), server.state, server.serving.is_set()]
     server.start()
-    assert (states, waiting.get(timeout=WAIT_S)) == (
+    assert (states, after.get(timeout=WAIT_S)) == (
         [False, http.State.PAUSED, False], answer("200 OK", b"ok"))
 
 

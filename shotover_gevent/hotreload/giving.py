@@ -1,0 +1,169 @@
+"""Our dialect as the predecessor speaks it. The bytes are in ``dialect``.
+
+Rules:
+ 1. The whole exchange is :meth:`Giver._give`, in the order of the messages. Nothing before ``Done`` is
+    final: whatever happens before, this process accepts again, and keeps what was not adopted.
+ 2. It stops accepting when the successor is ready, not before; for the moment until the successor
+    accepts, clients wait in the queue of the kernel.
+ 3. One successor at a time.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from shotover_gevent._version import __version__
+from shotover_gevent.errors import HotReloadError, causes
+from shotover_gevent.hotreload.dialect import (
+    PROTOCOL,
+    SOCKETS_PER_PACKET,
+    START_S,
+    Line,
+    field,
+)
+from shotover_gevent.hotreload.lending import MAX_DRAIN_S, Host
+from shotover_gevent.hotreload.moving import BUSY_S, Adopter, Moved, adopt, move
+from shotover_gevent.net.fdpass import close_all
+from shotover_gevent.sources.source import Source
+
+logger = logging.getLogger(__name__)
+
+
+class Step(enum.Enum):
+    """How far a reload has come, as the predecessor sees it."""
+
+    IDLE = "no reload"
+    GREETED = "the successor has connected"
+    LENT = "the successor has the listening sockets"
+    GONE = "the successor may accept"
+    MOVING = "sessions are moving"
+    DONE = "the successor serves"
+
+
+class GivingHost(Host, Adopter, Protocol):
+    """What is replaced by a reload: the proxy, as this conversation sees it."""
+
+    sources: Sequence[Source]
+
+    def stop_accepting(self) -> None:
+        """Accept nothing, keep the sockets."""
+
+    def resume_accepting(self) -> None:
+        """Accept again."""
+
+    def retire(self, seconds: float, moved: Moved | None = None) -> None:
+        """Close the listeners and start to drain within ``seconds``. Does not wait."""
+
+
+class Giver:
+    """Hands everything over to one successor at a time. See the rules above."""
+
+    def __init__(self, host: GivingHost) -> None:
+        self.host = host
+        self.step = Step.IDLE
+        self.successor_pid: int | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a reload is in progress."""
+        return self.step not in (Step.IDLE, Step.DONE)
+
+    def converse(self, line: Line, pid: int, name: str, body: Any) -> None:
+        """The conversation that begins with ``Hello`` or ``Offer``."""
+        if name == "Offer":
+            self._adopt_late(line)
+            return
+        refusal = self._refusal(body)
+        if refusal is not None:
+            logger.warning("hot reload by process %d refused: %s", pid, refusal)
+            line.refuse(refusal)
+            return
+        self.successor_pid = pid
+        moved = Moved()
+        try:
+            seconds = self._give(line, body, moved)
+        except BaseException as error:
+            self._undo(error, pid, moved)
+            raise
+        self.step = Step.DONE
+        self.host.retire(seconds, moved)
+        logger.info(
+            "process %d has taken over", pid,
+            extra={"fields": {"moved": moved.moved, "kept": dict(moved.kept)}})
+
+    def _refusal(self, hello: Any) -> str | None:
+        if self.host.is_retired:
+            by = f" to pid {self.successor_pid}" if self.step is Step.DONE else ""
+            return f"already handed over{by}" if by else "this process is shutting down"
+        if self.is_busy:
+            return f"another reload is in progress: pid {self.successor_pid}"
+        protocol = field(hello, "protocol", int)
+        if protocol != PROTOCOL:
+            return f"protocol {protocol} is not spoken here, only {PROTOCOL}"
+        return None
+
+    def _give(self, line: Line, hello: Any, moved: Moved) -> float:
+        """The whole exchange; returns the seconds that the successor gives us to drain."""
+        host = self.host
+        seconds = min(float(field(hello, "gradual_shutdown_seconds", (int, float))), MAX_DRAIN_S)
+        self.step = Step.GREETED
+        line.send("Hello", {
+            "protocol": PROTOCOL, "version": __version__, "pid": os.getpid(),
+            "listeners": [{"name": s.name, "address": str(s.address)} for s in host.sources],
+            "sessions": sum(len(source.sessions) for source in host.sources),
+        })
+        _, body, _ = line.expect("SendListeningSockets", timeout_s=START_S)
+        self._lend(line, set(field(body, "addresses", list)))
+        self.step = Step.LENT
+        line.expect("Ready", timeout_s=START_S)
+        host.stop_accepting()
+        self.step = Step.GONE
+        line.send("Go", {})
+        line.expect("Accepting")
+        self.step = Step.MOVING
+        move(line, host.sources, BUSY_S, moved)
+        line.send("End", moved.as_json())
+        line.expect("Done")
+        return seconds
+
+    def _lend(self, line: Line, wanted: set[Any]) -> None:
+        """Send copies of the wanted listening sockets, a packet at a time, each acknowledged."""
+        lent = self.host.lend_listeners()
+        try:
+            chosen = [
+                each for each in lent if each.listener is not None and str(each.address) in wanted]
+            for start in range(0, max(1, len(chosen)), SOCKETS_PER_PACKET):
+                part = chosen[start : start + SOCKETS_PER_PACKET]
+                line.send(
+                    "ListeningSockets",
+                    {"addresses": [str(each.address) for each in part],
+                     "last": start + SOCKETS_PER_PACKET >= len(chosen)},
+                    [each.listener for each in part if each.listener is not None])
+                line.expect("Ack")
+        finally:
+            close_all([each.listener for each in lent if each.listener is not None])
+
+    def _undo(self, error: BaseException, pid: int, moved: Moved) -> None:
+        step, self.step = self.step, Step.IDLE
+        self.host.resume_accepting()
+        if isinstance(error, (HotReloadError, OSError)):
+            logger.warning(
+                "hot reload by process %d has failed: %s; this process goes on serving",
+                pid, ": ".join(causes(error)),
+                extra={"fields": {"step": step.value, "moved": moved.moved}})
+
+    def _adopt_late(self, line: Line) -> None:
+        """A former predecessor offers sessions that were busy when it was replaced."""
+        if self.host.is_retired:
+            line.refuse("this process is shutting down")
+            return
+        line.send("Go", {})
+        while True:
+            name, body, sockets = line.expect("Sessions", "End", max_sockets=SOCKETS_PER_PACKET)
+            if name == "End":
+                return
+            adopt(line, self.host, body, sockets)
