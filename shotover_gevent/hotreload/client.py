@@ -249,10 +249,9 @@ def listeners_of(sockets: Sequence[socket.socket]) -> list[ListenerResponse]:
     listeners = []
     for sock in sockets:
         try:
-            if sock.family not in (socket.AF_INET, socket.AF_INET6):
-                raise OSError(f"its address family is {sock.family!r}")
-            if sock.type != socket.SOCK_STREAM:
-                raise OSError(f"its type is {sock.type!r}")
+            is_ip = sock.family in (socket.AF_INET, socket.AF_INET6)
+            if not is_ip or sock.type != socket.SOCK_STREAM:
+                raise OSError("it is no TCP socket")
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise OSError("it does not listen")
             listeners.append(ListenerResponse(Address.of(sock.getsockname()), sock))

@@ -19,13 +19,15 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError
 from shotover_gevent.hotreload import notify
+from shotover_gevent.hotreload.reason import PASSING
 from shotover_gevent.hotreload.socketfile import Live, inspect
 
 #: Names the descriptor that a successor makes its standard error once it is ready.
@@ -40,13 +42,33 @@ ERROR_OUTPUT_BYTES = 8192
 
 @dataclass
 class Report:
-    """The outcome of one reload."""
+    """The outcome of one reload; its fields are the keys of ``--json``.
+
+    ``sessions`` counts those that moved, that are drained by the predecessor, that it kept because
+    they were busy (they move when they fall idle), and that were dropped.
+    """
 
     verdict: str
     reason: str
     duration_s: float
     predecessor_pid: int | None
     successor_pid: int | None
+    listeners: dict[str, int] = field(default_factory=lambda: dict.fromkeys(
+        ("kept", "added", "removed"), 0))
+    sessions: dict[str, int] = field(default_factory=lambda: dict.fromkeys(
+        ("moved", "drained", "kept", "dropped"), 0))
+    reasons: dict[str, int] = field(default_factory=dict)
+    longest_pause_ms: float = 0.0
+
+    def add(self, account: Mapping[str, Any]) -> None:
+        """Add what the successor says of the reload."""
+        self.listeners.update(account["listeners"])
+        self.reasons = account["sessions"]["kept"]
+        waiting = sum(count for reason, count in self.reasons.items() if reason in PASSING)
+        self.sessions.update(
+            moved=account["sessions"]["moved"], kept=waiting,
+            drained=sum(self.reasons.values()) - waiting)
+        self.longest_pause_ms = account["longest_pause_ms"]
 
     @property
     def is_ok(self) -> bool:
@@ -60,9 +82,12 @@ class Report:
     def as_text(self) -> str:
         """Lines for a person."""
         if self.is_ok:
+            counts = ", ".join(f"{count} {what}" for what, count in self.sessions.items())
+            why = "".join(f"\n  stayed: {count} {reason}" for reason, count in self.reasons.items())
             return (
                 f"reload ok in {self.duration_s:.2f} s: "
-                f"process {self.successor_pid} serves, process {self.predecessor_pid} drains"
+                f"process {self.successor_pid} serves, process {self.predecessor_pid} drains\n"
+                f"sessions: {counts}; longest pause {self.longest_pause_ms:g} ms{why}"
             )
         untouched = "" if self.predecessor_pid is None else (
             f"\nprocess {self.predecessor_pid} goes on serving")
@@ -75,16 +100,20 @@ def reload(
     """Replace the process that serves ``path`` by a new one; ``command`` replaces its command line."""
     started = time.monotonic()
     predecessor: int | None = None
-    successor: subprocess.Popen[bytes] | None = None
+    successor: int | None = None
+    account: Mapping[str, Any] | None = None
+    verdict, reason = "ok", ""
     try:
         deadline = Deadline.after(timeout_s)
         predecessor = _predecessor(path)
-        successor = _run(predecessor, list(command), deadline)
-        verdict, reason = "ok", ""
+        successor, account = _run(predecessor, list(command), deadline)
     except HotReloadError as error:
         verdict, reason = "failed", str(error)
     seconds = round(time.monotonic() - started, 3)
-    return Report(verdict, reason, seconds, predecessor, successor.pid if successor else None)
+    report = Report(verdict, reason, seconds, predecessor, successor)
+    if account is not None:
+        report.add(account)
+    return report
 
 
 def _predecessor(path: str) -> int:
@@ -95,7 +124,10 @@ def _predecessor(path: str) -> int:
     return found.pid
 
 
-def _run(predecessor: int, command: list[str], deadline: Deadline) -> subprocess.Popen[bytes]:
+def _run(
+    predecessor: int, command: list[str], deadline: Deadline
+) -> tuple[int, Mapping[str, Any] | None]:
+    """Start the successor and wait until it serves: its pid, and its account of the reload."""
     proc = Path("/proc", str(predecessor))
     try:
         environ = dict(
@@ -124,11 +156,11 @@ def _run(predecessor: int, command: list[str], deadline: Deadline) -> subprocess
                 for output in outputs:
                     os.close(output)
             try:
-                _wait(successor, notifications, errors, deadline)
+                said = _wait(successor, notifications, errors, deadline)
             except BaseException:
                 _end(successor)
                 raise
-            return successor
+            return successor.pid, json.loads(said.get(notify.RELOAD, "null"))
 
 
 def _strings(path: Path) -> list[str]:
@@ -159,8 +191,8 @@ def _outputs(proc: Path) -> tuple[int, int]:
 def _wait(
     successor: subprocess.Popen[bytes], notifications: socket.socket, errors: object,
     deadline: Deadline,
-) -> None:
-    """Return when the successor serves; raises ``HotReloadError`` with the reason when it will not."""
+) -> dict[str, str]:
+    """What the successor says when it serves; raises ``HotReloadError`` with the reason when it will not."""
     said: dict[str, str] = {}
     pidfd = os.pidfd_open(successor.pid)
     try:
@@ -169,7 +201,7 @@ def _wait(
             if notifications in readable:
                 said.update(notify.parse(notifications.recv(65536)))
                 if said.get("READY") == "1":
-                    return
+                    return said
             elif pidfd in readable:
                 code = successor.wait()
                 output = said.get("STATUS") or _tail(errors) or "it said nothing"

@@ -32,6 +32,7 @@ from shotover_gevent.hotreload.dialect import (
     Line,
 )
 from shotover_gevent.hotreload.dialect import field as field_of
+from shotover_gevent.hotreload.reason import BUSY, LARGE, PASSING
 from shotover_gevent.net.fdpass import close_all
 from shotover_gevent.sources.session import BaseSession
 from shotover_gevent.sources.source import Source
@@ -46,13 +47,6 @@ HOLD_POLL_S = 0.002
 # Sessions that are busy at first are asked again for this long while the successor waits;
 # those that are busy for longer move later, if they fall idle before the drain ends.
 BUSY_S = 1.0
-
-BUSY = "busy"
-CONNECTING = "connecting"
-LARGE = "too much buffered"
-
-# Reasons that pass: a session that stays for one of them may move later.
-PASSING = frozenset({BUSY, CONNECTING, LARGE})
 
 
 @dataclass

@@ -88,7 +88,7 @@ def test_the_installed_command_is_the_module() -> None:
 def test_help_names_the_flags_of_shotover() -> None:
     """``serve --help`` goes to stdout with 0 and has the flags and defaults of Shotover."""
     result = run("serve", "--help", COLUMNS="200")
-    flags = re.findall(r"^  (-.*?)  +(?:\S.*?(\(default: .*\)))?", result.stdout, re.MULTILINE)
+    flags = re.findall(r"^  (-.*?)\s\s+\S.*?(\(default: .*\))?$", result.stdout, re.MULTILINE)
     assert (result.returncode, result.stderr, flags) == (0, "", [
         ("-h, --help", ""),
         ("-V, --version", ""),
@@ -218,9 +218,11 @@ BAD_LEVEL = (
 REFUSED = {
     "bad YAML": (TOPOLOGY + "  - [", CONFIG, """
     0: Failed to parse topology file config/topology.yaml
-    1: not YAML: expected the node content, but found '<stream end>' while parsing a flow node at line 7 column 6""",
+    1: not valid YAML: expected the node content, but found '<stream end>' \
+(while parsing a flow node, begun in line 7) at line 7 column 6""",
         """\
-config/topology.yaml:7:6  not YAML: expected the node content, but found '<stream end>' while parsing a flow node
+config/topology.yaml:7:6  not valid YAML: expected the node content, but found '<stream end>' \
+(while parsing a flow node, begun in line 7)
 1 problem; nothing was started
 """),
     "unknown field": (TOPOLOGY.replace("name: \"answer", "nmae: \"answer"), CONFIG, """
@@ -357,12 +359,8 @@ def foreign(kind: str, path: Path) -> str:
     if kind == "directory":
         path.mkdir()
         return "it is a directory, not a socket"
-    if kind == "link":
-        path.symlink_to("elsewhere")
-        return "it is a symbolic link, not a socket"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.bind(str(path))
-    return "it is the socket of another program: its type is not SOCK_SEQPACKET"
+    path.symlink_to("elsewhere")
+    return "it is a symbolic link, not a socket"
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "link"])
@@ -377,18 +375,18 @@ def test_a_foreign_file_at_the_hot_reload_socket_is_refused(tmp_path: Path, kind
 
 
 def test_a_socket_of_another_program_is_refused(tmp_path: Path) -> None:
-    """A stream socket with a listener is left to its owner, who sees no connection."""
+    """A stream socket is left to its owner, who goes on listening there."""
     path = tmp_path / "reload.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
         other.bind(str(path))
         other.listen()
-        other.setblocking(False)
+        before = os.lstat(path).st_ino
         result = run("serve", "--hotreload-socket", str(path), cwd=files(tmp_path, TOPOLOGY))
-        with pytest.raises(BlockingIOError):
-            other.accept()
-    assert (result.returncode, result.stderr, path.is_socket()) == (
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(path))
+    assert (result.returncode, result.stderr, os.lstat(path).st_ino) == (
         75, f"Cannot use {path} as the hot reload socket: it is the socket of another program: "
-        "its type is not SOCK_SEQPACKET\n", True)
+        "its type is not SOCK_SEQPACKET\n", before)
 
 
 def test_a_hot_reload_socket_in_a_missing_directory_is_refused(tmp_path: Path) -> None:
@@ -552,12 +550,12 @@ def test_a_signal_ends_the_wait_for_a_predecessor(tmp_path: Path) -> None:
             mute.settimeout(20)
             asked, _ = mute.accept()
             with asked:
-                said = asked.recv(100)
+                assert asked.recv(100)
                 proxy.terminate()
                 code = proxy.wait()
     eventually(lambda: "shutdown" in proxy.events[-1].message)
-    assert (code, said, lines(proxy.events)[3:], path.is_socket(), is_refused(port)) == (
-        0, b'"SendListeningSockets"', [
+    assert (code, lines(proxy.events)[3:], path.is_socket(), is_refused(port)) == (
+        0, [
             ("INFO", "shotover::runner",
              "Hot reload CLIENT mode - requesting socket handoff from existing shotover"),
             *ended("SIGTERM"),

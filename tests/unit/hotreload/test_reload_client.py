@@ -225,8 +225,8 @@ def test_a_socket_of_the_wrong_kind_is_closed_with_a_warning(path, log):
         assert handover.remaining == [Address.of(bound.getsockname())]
     assert [each for each in log.messages if "descriptor" in each or "FD" in each] == [
         "a received descriptor was closed: Socket operation on non-socket (os error 88)",
-        f"Failed to create listener from FD: its type is {socket.SOCK_DGRAM!r}",
-        f"Failed to create listener from FD: its address family is {socket.AF_UNIX!r}",
+        "Failed to create listener from FD: it is no TCP socket",
+        "Failed to create listener from FD: it is no TCP socket",
         "Failed to create listener from FD: it does not listen",
     ]
 

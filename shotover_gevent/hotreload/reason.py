@@ -1,0 +1,8 @@
+"""Why a session stays with its process at a reload, as far as this package decides it."""
+
+BUSY = "busy"
+CONNECTING = "connecting"
+LARGE = "too much buffered"
+
+#: Reasons that pass: a session that stays for one of them may move later.
+PASSING = frozenset({BUSY, CONNECTING, LARGE})
