@@ -273,10 +273,13 @@ class Proxy:
                 if source.listener is not None:
                     source.listener.resume_accepting()
 
-    def retire(self, seconds: float, moved: Moved | None = None) -> None:
+    def retire(
+        self, seconds: float, moved: Moved | None = None, lent: Set[str] = frozenset()
+    ) -> None:
         """A successor serves: close our listeners, drain the sessions; returns at once.
 
-        ``moved`` says which sessions may still move, when they fall idle.
+        ``moved`` says which sessions may still move, when they fall idle; ``lent`` at which
+        addresses the successor listens, as far as it has that from us.
         """
         if self.state is not State.SERVING:
             raise UsageError(f"only a serving proxy retires; this one is {self.state.value}")
@@ -286,7 +289,7 @@ class Proxy:
             if waiting:
                 gevent.spawn(move_later, self._hotreload_socket, self.sources, moved, seconds)
         self._drainer = gevent.spawn(self.drain, seconds, waiting)
-        self._stop_listening()
+        self._stop_listening(lent)
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -309,13 +312,13 @@ class Proxy:
         gevent.joinall([gevent.spawn(source.stop, deadline) for source in self.sources])
         self._end()
 
-    def _stop_listening(self) -> None:
+    def _stop_listening(self, lent: Set[str] = frozenset()) -> None:
         """Give up every listener, ours and the admin's, so that a successor is alone there."""
         if self.state is State.DRAINING:
             return
         self.state = State.DRAINING
         for source in self.sources:
-            source.retire()
+            source.retire(str(source.address) in lent)
         if self._admin is not None:
             self._admin.close()
 

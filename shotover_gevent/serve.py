@@ -32,7 +32,7 @@ from shotover_gevent.hotreload.client import Handover
 from shotover_gevent.hotreload.command import STDERR_VARIABLE
 from shotover_gevent.hotreload.socketfile import Live, inspect
 from shotover_gevent.hotreload.taking import take_over
-from shotover_gevent.proxy import Proxy, StartError
+from shotover_gevent.proxy import SHUTDOWN_GRACE_S, Proxy, StartError
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ def _start(proxy: Proxy, options: argparse.Namespace, received: Sequence[int]) -
     if isinstance(outcome, Exception):
         raise outcome
     if isinstance(outcome, gevent.GreenletExit):
-        proxy.stop()
+        proxy.stop(signals.grace_s)
 
 
 def _attempt(proxy: Proxy, options: argparse.Namespace) -> Exception | None:
@@ -184,6 +184,8 @@ class _Signals:
     def __init__(self, proxy: Proxy, starting: gevent.Greenlet) -> None:
         self._proxy = proxy
         self._starting = starting
+        #: How long what is in flight may take.
+        self.grace_s = SHUTDOWN_GRACE_S
         self._is_first = True
         for number in (signal.SIGTERM, signal.SIGINT):
             gevent.signal_handler(number, self.handle, number)
@@ -191,13 +193,13 @@ class _Signals:
     def handle(self, number: int) -> None:
         """Called in a greenlet of its own for each signal."""
         logger.info("received %s", signal.Signals(number).name, extra=RUNNER)
-        is_first, self._is_first = self._is_first, False
-        if not self._starting.ready():
-            self._starting.kill(block=False)
-        elif is_first:
-            gevent.spawn(self._proxy.stop)
+        if not self._is_first:
+            self.grace_s = 0.0
+        self._is_first = False
+        if self._starting.ready():
+            gevent.spawn(self._proxy.stop, self.grace_s)
         else:
-            gevent.spawn(self._proxy.stop, 0)
+            self._starting.kill(block=False)
 
 
 def _print_error(text: str) -> None:

@@ -53,6 +53,18 @@ class Client:
         received = self.receive(len(expected))
         assert received == expected
 
+    def until(self, end: bytes) -> bytes:
+        """Everything up to and including ``end``; fail if it does not come."""
+        received = bytearray()
+        while not received.endswith(end):
+            try:
+                data = self.socket.recv(1)
+            except TimeoutError:
+                data = b""
+            assert data, f"{end!r} did not come behind {bytes(received[-200:])!r}"
+            received += data
+        return bytes(received)
+
     def ask(self, request: bytes, expected: bytes) -> None:
         """Send one, expect the other."""
         self.send(request)

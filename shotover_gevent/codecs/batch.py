@@ -179,7 +179,7 @@ class Batch:
     def __getitem__(self, index: slice) -> Batch: ...
     def __getitem__(self, index: int | slice) -> Message | Batch:
         if isinstance(index, slice):
-            return self._part(*index.indices(len(self)))
+            return self._part(index)
         return self.messages[index]
 
     def __setitem__(self, index: int, message: Message) -> None:
@@ -188,9 +188,10 @@ class Batch:
         if old is not message:
             self.messages[index] = message.led_by(old)
 
-    def _part(self, start: int, stop: int, step: int) -> Batch:
+    def _part(self, place: slice) -> Batch:
+        start, stop, step = place.indices(len(self))
         if self._messages is not None or self._values is None or step != 1:
-            part = Batch.of(self.codec, self.messages[start:stop:step])
+            part = Batch.of(self.codec, self.messages[place])
         else:
             bounds = self.bounds
             low = bounds[start - 1] if start else 0

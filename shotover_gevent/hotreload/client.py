@@ -55,6 +55,9 @@ CONNECT_RETRY_S = 0.02
 # Names are resolved again by whoever binds; here they only decide what is taken over.
 RESOLVE_TIMEOUT_S = 5.0
 
+TCP = (socket.AF_INET, socket.AF_INET6)
+STREAMS = (*TCP, socket.AF_UNIX)
+
 
 class Handover:
     """The sockets that a predecessor lent, until they are taken. A context manager; see the rules."""
@@ -202,6 +205,7 @@ def connect(path: str, deadline: Deadline) -> socket.socket:
 
 
 def process_of(sock: socket.socket, path: str) -> Process:
+    """The process at the other end of ``sock``, watched; the caller closes it."""
     try:
         return Process.of(sock)
     except OSError as error:
@@ -244,8 +248,10 @@ def _ask_for_shutdown(
     return decode_response(data)
 
 
-def listeners_of(sockets: Sequence[socket.socket]) -> list[ListenerResponse]:
-    """Those of ``sockets`` that are listening TCP sockets; the others are closed with a warning."""
+def listeners_of(
+    sockets: Sequence[socket.socket], families: Sequence[int] = TCP
+) -> list[ListenerResponse]:
+    """Those of ``sockets`` that listen for streams; the others are closed with a warning."""
     listeners = []
     for sock in sockets:
         try:
@@ -261,8 +267,10 @@ def listeners_of(sockets: Sequence[socket.socket]) -> list[ListenerResponse]:
     return listeners
 
 
-def resolve(address: Address) -> tuple[object, ...] | None:
+def resolve(address: Address) -> object | None:
     """What ``getsockname`` says of a socket bound to ``address``; ``None`` for an unknown name."""
+    if address.is_unix:
+        return address.path
     for resolve, flags in (
         (socket.getaddrinfo, socket.AI_PASSIVE | socket.AI_NUMERICHOST),
         (gsocket.getaddrinfo, socket.AI_PASSIVE),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Protocol
 
 from shotover_gevent._version import __version__
@@ -55,7 +55,9 @@ class GivingHost(Host, Adopter, Protocol):
     def resume_accepting(self) -> None:
         """Accept again."""
 
-    def retire(self, seconds: float, moved: Moved | None = None) -> None:
+    def retire(
+        self, seconds: float, moved: Moved | None = None, lent: Set[str] = frozenset()
+    ) -> None:
         """Close the listeners and start to drain within ``seconds``. Does not wait."""
 
 
@@ -66,6 +68,7 @@ class Giver:
         self.host = host
         self.step = Step.IDLE
         self.successor_pid: int | None = None
+        self._lent: set[str] = set()
 
     @property
     def is_busy(self) -> bool:
@@ -90,7 +93,7 @@ class Giver:
             self._undo(error, pid, moved)
             raise
         self.step = Step.DONE
-        self.host.retire(seconds, moved)
+        self.host.retire(seconds, moved, self._lent)
         logger.info(
             "process %d has taken over", pid,
             extra={"fields": {"moved": moved.moved, "kept": dict(moved.kept)}})
@@ -144,6 +147,7 @@ class Giver:
                      "last": start + SOCKETS_PER_PACKET >= len(chosen)},
                     [each.listener for each in part if each.listener is not None])
                 line.expect("Ack")
+            self._lent = {str(each.address) for each in chosen}
         finally:
             close_all([each.listener for each in lent if each.listener is not None])
 

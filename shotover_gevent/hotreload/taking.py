@@ -24,6 +24,7 @@ from shotover_gevent.errors import HotReloadError
 from shotover_gevent.hotreload.client import (
     EXIT_GRACE_S,
     REQUEST_TIMEOUT_S,
+    STREAMS,
     Handover,
     connect,
     listeners_of,
@@ -107,7 +108,7 @@ def _ask(
         is_last = False
         while not is_last:
             _, body, sockets = line.expect("ListeningSockets", max_sockets=MAX_SOCKETS)
-            received += listeners_of(sockets)
+            received += listeners_of(sockets, STREAMS)
             line.send("Ack", len(sockets))
             is_last = field(body, "last", bool)
         return Takeover(path, predecessor, received, line, lock, hello)

@@ -48,7 +48,9 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
     raise UpstreamError(f"Failed to connect to destination {address}") from failure
 
 
-def _resolve(address: Address, deadline: Deadline) -> list[tuple[socket.AddressFamily, tuple[object, ...]]]:
+def _resolve(address: Address, deadline: Deadline) -> list[tuple[socket.AddressFamily, Any]]:
+    if address.is_unix:
+        return [(socket.AF_UNIX, address.path)]
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, address.host)
@@ -61,7 +63,7 @@ def _resolve(address: Address, deadline: Deadline) -> list[tuple[socket.AddressF
 
 
 def _connect(
-    family: socket.AddressFamily, sockaddr: tuple[object, ...], deadline: Deadline
+    family: socket.AddressFamily, sockaddr: Any, deadline: Deadline
 ) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -81,6 +83,8 @@ def _connect(
 
 def tune(sock: socket.socket) -> None:
     """Set what every TCP connection of ours has: no delay, and keep-alive probes."""
+    if sock.family == socket.AF_UNIX:
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)

@@ -24,7 +24,9 @@ from __future__ import annotations
 import enum
 import errno
 import logging
+import os
 import socket
+import stat
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +73,8 @@ class ListenerState(enum.Enum):
 
 def bind(address: Address) -> socket.socket:
     """A listening, non-blocking socket on ``address``; the caller owns it. Raises ``OSError``."""
+    if address.is_unix:
+        return _bind_unix(address.path)
     found = socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -85,6 +89,51 @@ def bind(address: Address) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    """A listening Unix socket; a socket file that nobody holds is replaced, nothing else is."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            sock.bind(path)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_stale(path):
+                raise
+            os.unlink(path)
+            sock.bind(path)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_stale(path: str) -> bool:
+    """Whether there is a socket file at ``path`` that no process listens on."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def remove_file(address: Address, identity: tuple[int, int] | None) -> None:
+    """Remove the file of a Unix socket if it is still the one with that ``identity``."""
+    if identity is not None and file_identity(address) == identity:
+        os.unlink(address.path)
+
+
+def file_identity(address: Address) -> tuple[int, int] | None:
+    """Device and inode of the file of a Unix socket; ``None`` for other addresses, or without one."""
+    if not address.is_unix:
+        return None
+    try:
+        status = os.lstat(address.path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 class _Server(StreamServer):
@@ -140,6 +189,7 @@ class Listener:
         self._backoff_s = 0
         self._timer: gevent.Greenlet | None = None
         self._taken = Event()
+        self._file = file_identity(self.address)
         self._server: _Server | None = _Server(sock, self)
 
     def start(self) -> None:
@@ -188,7 +238,12 @@ class Listener:
         if self.state is not ListenerState.TAKEN:
             self.state = ListenerState.CLOSED
         if server is not None:
+            self.remove_file()
             _empty(server).close()
+
+    def remove_file(self) -> None:
+        """Remove the file of a Unix socket, if it is still ours: nobody listens there any more."""
+        remove_file(self.address, self._file)
 
     def slot_freed(self) -> None:
         """A session has ended: accept again if the limit had stopped that."""

@@ -243,8 +243,7 @@ class BaseSession:
 
     def _open(self) -> None:
         sock, source = self._socket, self.source
-        if sock.family != socket.AF_UNIX:
-            tune(sock)
+        tune(sock)
         self.park = park = Park()
         self._client = Stream(sock, park, source.runtime.buffer)
         self._context = SessionContext(

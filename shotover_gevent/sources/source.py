@@ -132,9 +132,14 @@ class Source:
         """Where the source listens; the port that was chosen if the topology says 0."""
         return self.listener.address if self.listener is not None else self.listen_addr
 
-    def retire(self) -> None:
-        """The successor has the listening socket: give ours up. The serve greenlet stays parked."""
+    def retire(self, has_successor: bool) -> None:
+        """Give up the listening socket; the serve greenlet stays parked.
+
+        The file of a Unix socket stays if ``has_successor``: it is the successor's then.
+        """
         if self.listener is not None and (sock := self.listener.take()) is not None:
+            if not has_successor:
+                self.listener.remove_file()
             sock.close()
 
     # -- sessions -------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the tests of the reload share: a host with real listeners, and real processes as successors."""
+"""What the tests of the reload share: a host with real listeners, and both sides to play against."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ import time
 from contextlib import contextmanager
 
 import gevent
+import pytest
 from gevent import socket as gsocket
 
+from shotover_gevent.errors import HotReloadError, causes
 from shotover_gevent.hotreload.protocol import ListenerResponse
 from shotover_gevent.hotreload.server import HotReloadServer
 from shotover_gevent.net.address import Address
+from shotover_gevent.net.fdpass import close_all
 
 SEND = b'"SendListeningSockets"'
 SHUTDOWN = b'{"GradualShutdown":{"duration":{"secs":60,"nanos":0}}}'
@@ -116,6 +119,14 @@ def ask(path, data):
         return receive(sock)
 
 
+def is_serving(path, host):
+    """Whether a reload by this process is possible: the sockets are lent, and are the host's."""
+    data, sockets = ask(path, SEND)
+    found = data, [cookie(each) for each in sockets]
+    close_all(sockets)
+    return found == (SEND, [cookie(each) for each in host.listeners])
+
+
 def error(text):
     """The packet of a refusal."""
     return json.dumps({"Error": text}, separators=(",", ":")).encode()
@@ -181,3 +192,51 @@ class Successor:
         self.kill()
         self.process.stdin.close()
         self.process.stdout.close()
+
+
+class Predecessor:
+    """A predecessor that gives one scripted answer per connection, and notes what it was asked.
+
+    An answer is ``(bytes, sockets)``, ``None`` to close without one, or a function of the socket.
+    """
+
+    def __init__(self, path, *answers):
+        self.asked = []
+        self.socket = gsocket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.bind(path)
+        self.socket.listen(4)
+        self.greenlet = gevent.spawn(self.run, answers)
+
+    def run(self, answers):
+        """Serve the connections one after another, as Shotover does."""
+        for answer in answers:
+            sock, _ = self.socket.accept()
+            with sock:
+                self.asked.append(sock.recv(65536))
+                if callable(answer):
+                    answer(sock)
+                elif answer is not None:
+                    data, sockets = answer
+                    if sockets:
+                        socket.send_fds(sock, [data], [each.fileno() for each in sockets])
+                    else:
+                        sock.send(data)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.greenlet.kill()
+        self.socket.close()
+
+
+def refusal(call, *arguments):
+    """The texts of the error that ``call`` raises."""
+    with pytest.raises(HotReloadError) as caught:
+        call(*arguments)
+    return list(causes(caught.value))
+
+
+def addresses(host):
+    """Where the listeners of ``host`` listen."""
+    return [Address.of(each.getsockname()) for each in host.listeners]

@@ -1,24 +1,23 @@
 """Addresses are read and printed as they stand in a topology."""
 
-import socket
-
 import pytest
 
 from shotover_gevent.net.address import Address
 
 
 @pytest.mark.parametrize(
-    ("text", "host", "port", "family"),
+    ("text", "host", "port", "path"),
     [
-        ("127.0.0.1:6379", "127.0.0.1", 6379, socket.AF_INET),
-        ("[::1]:0", "::1", 0, socket.AF_INET6),
-        ("db.example:65535", "db.example", 65535, socket.AF_INET),
+        ("127.0.0.1:6379", "127.0.0.1", 6379, ""),
+        ("[::1]:0", "::1", 0, ""),
+        ("db.example:65535", "db.example", 65535, ""),
+        ("unix:/run/proxy.sock", "", 0, "/run/proxy.sock"),
     ],
 )
-def test_an_address_is_read_and_printed_back(text, host, port, family):
+def test_an_address_is_read_and_printed_back(text, host, port, path):
     """Reading and printing are inverse."""
     address = Address.parse(text)
-    assert (address.host, address.port, address.family, str(address)) == (host, port, family, text)
+    assert (address.host, address.port, address.path, str(address)) == (host, port, path, text)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +27,14 @@ def test_an_address_is_read_and_printed_back(text, host, port, family):
         (":80", "':80' has no port; write host:port, e.g. 10.0.0.1:9042"),
         ("::1:80", "'::1:80': put an IPv6 address in brackets, e.g. [::1]:9042"),
         ("h:70000", "'h:70000': '70000' is not a port; a port is a number from 0 to 65535"),
+        (
+            "unix:proxy.sock",
+            "'unix:proxy.sock': the path of a Unix socket begins with /, e.g. unix:/run/proxy.sock",
+        ),
+        (
+            "unix:/" + "x" * 107,
+            f"'unix:/{'x' * 107}': the path of a Unix socket has at most 107 bytes",
+        ),
         ("h:+1", "'h:+1': '+1' is not a port; a port is a number from 0 to 65535"),
     ],
 )
