@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 RUNNER = {"target": "shotover::runner"}
 
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 # What to do about an address that cannot be bound.
 _WAYS_OUT = {
     errno.EADDRINUSE: "another program listens there; to see which one: ss -ltnp",
@@ -81,6 +83,9 @@ def serve(options: argparse.Namespace, received: Sequence[int] = ()) -> int:
             os.dup2(stderr, 2)
             os.close(stderr)
         proxy.ended.wait()
+        # All is closed. A signal that comes now must not turn the exit code into a failure.
+        for number in ENDING_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         logger.info("Shotover was shutdown cleanly.", extra=RUNNER)
         return EXIT_OK
     finally:
@@ -187,7 +192,7 @@ class _Signals:
         #: How long what is in flight may take.
         self.grace_s = SHUTDOWN_GRACE_S
         self._is_first = True
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in ENDING_SIGNALS:
             gevent.signal_handler(number, self.handle, number)
 
     def handle(self, number: int) -> None:

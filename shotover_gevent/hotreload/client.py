@@ -255,8 +255,7 @@ def listeners_of(
     listeners = []
     for sock in sockets:
         try:
-            is_ip = sock.family in (socket.AF_INET, socket.AF_INET6)
-            if not is_ip or sock.type != socket.SOCK_STREAM:
+            if sock.family not in families or sock.type != socket.SOCK_STREAM:
                 raise OSError("it is no TCP socket")
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 raise OSError("it does not listen")

@@ -203,12 +203,16 @@ def _wait(
                 if said.get("READY") == "1":
                     return said
             elif pidfd in readable:
-                code = successor.wait()
                 output = said.get("STATUS") or _tail(errors) or "it said nothing"
-                raise HotReloadError(f"the successor ended with exit code {code}: {output}")
+                raise HotReloadError(f"the successor {_ending(successor.wait())}: {output}")
     finally:
         os.close(pidfd)
     raise HotReloadError("the successor was not ready in time")
+
+
+def _ending(code: int) -> str:
+    """How a process ended, by its exit code or, negative, the signal."""
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
 def _tail(errors: object) -> str:

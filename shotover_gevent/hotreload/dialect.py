@@ -38,15 +38,19 @@ from typing import Any
 
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError
-from shotover_gevent.net.fdpass import MAX_PACKET_BYTES, close_all, recv_packet, send_packet
+from shotover_gevent.net.fdpass import close_all, recv_packet, send_packet
 
 PROTOCOL = 1
 
 # A packet has at most 253 descriptors; an even number leaves no session in two packets.
 SOCKETS_PER_PACKET = 250
 
-# The JSON of one packet: less than what the other side has room for.
+# The JSON of one packet with several sessions: few enough that none is held for long.
 SESSIONS_PACKET_BYTES = 60_000
+
+# What one session may need: less than a packet can have with the usual limits of the kernel
+# (net.core.wmem_default is 212,992).
+LARGEST_PACKET_BYTES = 200_000
 
 # From Hello to Ready a successor only binds, all else is built before; slow disks and big machines
 # with thousands of listeners still need less.
@@ -86,7 +90,7 @@ class Line:
         """The next message: its name, its body and its sockets, which are the caller's."""
         try:
             data, sockets = recv_packet(
-                self.socket, MAX_PACKET_BYTES, max_sockets, Deadline.after(timeout_s))
+                self.socket, LARGEST_PACKET_BYTES, max_sockets, Deadline.after(timeout_s))
         except OSError as error:
             raise LeaseLost(f"no message within {timeout_s:g}s") from error
         if not data:

@@ -201,7 +201,8 @@ class Listener:
 
     def serve(self) -> None:
         """Start, and never return: the body of the serve greenlet. End it by killing it."""
-        self.start()
+        if self._server is not None:  # whoever was faster than this greenlet may have taken it
+            self.start()
         self._taken.wait()
         Event().wait()
 

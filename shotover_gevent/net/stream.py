@@ -178,13 +178,15 @@ class Stream:
             self.is_paused = self.is_stopped = False
             self._watcher.start(self._fire)
 
-    def receive(self) -> int:
-        """Read what is there into the buffer: the count, 0 at the end of the stream, -1 if nothing.
+    def receive(self, limit: int = 0) -> int:
+        """Read what is there, at most ``limit`` bytes if that is not 0, into the buffer.
+
+        Returns the count, 0 at the end of the stream, -1 if nothing is there.
 
         Raises ``OSError`` when the connection is broken.
         """
         try:
-            return self._receive_into(self.buffer.bytes)
+            return self._receive_into(self.buffer.bytes, limit)
         except (BlockingIOError, InterruptedError):
             return -1
 

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 # Longer than a round trip within a data centre, so that a request and its answer count as one.
 QUIET_S = 0.2
 
+# One read. What the other side does not take of it is kept, and has to fit, twice, into one packet
+# when the session moves to another process.
+READ_BYTES = 64 * 1024
+
 Change = Callable[[Any], bytes]
 
 
@@ -68,7 +72,7 @@ class Direction:
     def pump(self) -> None:
         """Move what ``source`` has, as far as ``target`` takes it. Raises ``OSError``."""
         source = self.source
-        count = source.receive()
+        count = source.receive(READ_BYTES)
         if count > 0:
             data: Any = source.buffer.view[:count]
             if self.change is not None:

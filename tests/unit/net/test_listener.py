@@ -209,3 +209,28 @@ def test_running_out_of_descriptors_is_survived(listener, accepted, caplog):
         f"[s] Accept on listener [{listener.address}] recovered and is now accepting new connections"
         in caplog.messages
     )
+
+
+def test_a_listener_that_is_closed_while_it_refuses_does_not_bind_again(accepted, monkeypatch):
+    """Closing may come in the very moment in which it looks whether clients have left."""
+    from shotover_gevent.net import listener as module
+
+    monkeypatch.setattr(module, "HARD_LIMIT_POLL_S", 0.01)
+    looked = []
+
+    def is_full():
+        if limited.state is ListenerState.REFUSING:
+            limited.close()
+            looked.append(True)
+            return False
+        return bool(accepted)
+
+    limited = Listener(
+        "s", bind(Address("127.0.0.1", 0)), lambda *args: accepted.append(args), is_full=is_full,
+        is_limit_hard=True)
+    limited.start()
+    with connect(limited):
+        wait_for(lambda: looked)
+        with pytest.raises(ConnectionRefusedError):
+            connect(limited)
+    assert limited.state is ListenerState.CLOSED

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 
 import gevent
 import pytest
@@ -207,3 +208,60 @@ def test_a_detached_socket_stays_open(pair):
         return sock is left, stream.is_closed, sock.recv(1)
 
     assert gevent.spawn(run).get(timeout=5) == (True, True, b"x")
+
+
+def test_a_timeout_leaves_no_wake_behind(pair):
+    """Bytes that come in the same moment as the timeout count, and the next wait waits."""
+    left, right = pair
+
+    def both_at_once():
+        right.send(b"x")
+        time.sleep(0.02)  # the timer is over when the hub looks next
+
+    def waiter():
+        park = Park()
+        stream = Stream(left, park, ReceiveBuffer())
+        found = []
+        for _ in range(5):
+            park.loop.run_callback(both_at_once)
+            while park.wait_any(0.01) is not stream:
+                pass
+            stream.receive()
+            started = time.monotonic()
+            found.append((park.wait_any(0.02), time.monotonic() - started > 0.015))
+        stream.close()
+        return found
+
+    assert gevent.spawn(waiter).get(timeout=5) == [(None, True)] * 5
+
+
+def test_a_reset_at_the_close_shows_as_one(pair):
+    """A peer cannot take what it got for everything."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    accepted, _ = listener.accept()
+    listener.close()
+    stream = Stream(accepted, Park(), ReceiveBuffer())
+    stream.send(b"part")
+    stream.reset_at_close()
+    stream.close()
+    with pytest.raises(ConnectionResetError):
+        assert client.recv(10) == b"part"
+        client.recv(10)
+    client.close()
+
+
+def test_a_gentle_close_reads_a_paused_stream(pair):
+    """A peer that was made to wait is read to its end, and not left until the time is over."""
+    left, right = pair
+    right.setblocking(False)
+
+    def serve():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        stream.pause()
+        close_gently(stream, 60.0)
+
+    greenlet = gevent.spawn(serve)
+    gevent.socket.wait_read(right.fileno(), timeout=5)
+    right.close()
+    greenlet.get(timeout=5)
