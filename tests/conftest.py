@@ -8,7 +8,7 @@ import pytest
 
 from shotover_gevent.testing.server import RealServer, find_server
 
-pytest.register_assert_rewrite("tests.harness", "tests.client")
+pytest.register_assert_rewrite("tests.harness", "tests.client", "tests.faults.rig")
 
 # Where each server comes from; the reason of a skip names it.
 SERVERS = {

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from shotover_gevent.codecs import resp_request_scanner
 from shotover_gevent.config.check import check_files
 from shotover_gevent.config.model import SourceFields
 from shotover_gevent.config.yaml import MAX_FILE_BYTES
+from shotover_gevent.hotreload.command import Report
 from shotover_gevent.hotreload.lending import MAX_LENT
 from shotover_gevent.net import stream
 from shotover_gevent.sources import session
 from shotover_gevent.testing import Family, RealServer
-from tests.harness import CONFIG, eventually, free_port
-from tests.proxies import is_refused
+from tests.harness import CONFIG, READY, eventually, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "shotover_gevent"
@@ -266,15 +266,16 @@ def test_commands_of_the_documentation_work(stage: Stage, pytestconfig: pytest.C
         told = stage.translate(line.replace(" '|' ", " | "))
         if line.startswith("shotover-gevent serve"):
             # In the background, as in another terminal; the family ends it.
-            result = stage.run("sh", "-c", f"{told} >log 2>&1 &")
-            eventually(lambda: not is_refused(stage.port))
+            log = stage.folder / f"log-{len(outputs)}"
+            result = stage.run("sh", "-c", f"{told} >{log.name} 2>&1 &")
+            eventually(lambda log=log: READY in log.read_text())
         else:
             result = stage.run("sh", "-c", told)
         assert (result.returncode, result.stderr.startswith("Traceback")) == (0, False), result
-        outputs[line] = result.stdout
+        outputs[line, len(outputs)] = result.stdout
     wrong = {
-        line: outputs[line] for line in outputs for start, end in PRINTED.items()
-        if line.startswith(start) and not outputs[line].endswith(end)
+        line: output for (line, _), output in outputs.items() for start, end in PRINTED.items()
+        if line.startswith(start) and not output.endswith(end)
     }
     assert wrong == {}
 
@@ -368,6 +369,12 @@ def test_exit_codes_are_those_of_the_program() -> None:
     """The table has each code once."""
     codes = sorted(value for name, value in vars(exits).items() if name.startswith("EXIT_"))
     assert [int(row[0]) for row in rows("docs/operation.rst", "Exit codes")] == codes
+
+
+def test_the_report_of_a_reload_is_told_in_full() -> None:
+    """``docs/hot_reload.rst`` has every key of ``reload --json``, in their order."""
+    keys = [field.name for field in fields(Report)]
+    assert [row[0] for row in rows("docs/hot_reload.rst", "Use")] == keys
 
 
 def test_limits_are_those_of_the_program() -> None:

@@ -10,6 +10,7 @@ import json
 import logging
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -57,8 +58,7 @@ class ChainConfig:
         """The chain of one session; the caller closes it."""
         return Chain(self, context)
 
-
-    @property
+    @cached_property
     def identity(self) -> str:
         """Equal for chains that do the same: the types and fields of all steps, as JSON."""
         return json.dumps(

@@ -23,7 +23,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import IO, Any
 
 import gevent
 from gevent import socket as gsocket
@@ -72,6 +72,7 @@ class Handover:
         self._listeners = list(listeners)
         self._timeout_s = timeout_s
         self._is_closed = False
+        self._lock: IO[str] | None = None
         #: Where the predecessor listened.
         self.addresses_before = [str(each.address) for each in listeners]
         #: The predecessor's account of its sessions: ``moved``, ``kept`` by reason, and
@@ -123,6 +124,10 @@ class Handover:
         if not isinstance(response, ShutdownResponse):
             raise HotReloadError("Unexpected response to GradualShutdown")
 
+    def keep(self, lock: IO[str]) -> None:
+        """Take ownership of the lock of this reload, until :meth:`close`."""
+        self._lock = lock
+
     def complete(self, host: object, place_control_socket: Callable[[], None]) -> None:
         """Finish, when clients are accepted: in this dialect, no sessions move."""
         del host
@@ -131,6 +136,8 @@ class Handover:
     def close(self) -> None:
         """Close what nobody took; may be called again."""
         self._is_closed = True
+        if self._lock is not None:
+            self._lock.close()
         listeners, self._listeners = self._listeners, []
         close_all([each.listener for each in listeners if each.listener is not None])
         self._predecessor.close()

@@ -33,7 +33,7 @@ from shotover_gevent.hotreload.client import (
     resolve,
 )
 from shotover_gevent.hotreload.dialect import PROTOCOL, STEP_S, LeaseLost, Line, field
-from shotover_gevent.hotreload.moving import BUSY_S, Adopter, adopt
+from shotover_gevent.hotreload.moving import BUSY_S, Adopter, adopt, without_collections
 from shotover_gevent.hotreload.peer import Process
 from shotover_gevent.hotreload.protocol import ListenerResponse
 from shotover_gevent.net.address import Address
@@ -49,11 +49,12 @@ def take_over(path: str, addresses: Sequence[Address], gradual_shutdown_s: float
     """
     lock = _lock(path)
     try:
-        takeover = _ask(path, addresses, gradual_shutdown_s, lock)
-        if takeover is not None:
-            return takeover
-        logger.info("the predecessor speaks Shotover's dialect only; its sessions will not move")
-        return request_listeners(path)
+        handover: Handover | None = _ask(path, addresses, gradual_shutdown_s)
+        if handover is None:
+            logger.info("the predecessor speaks Shotover's dialect only; its sessions will not move")
+            handover = request_listeners(path)
+        handover.keep(lock)
+        return handover
     except BaseException:
         lock.close()
         raise
@@ -78,9 +79,7 @@ def _lock(path: str) -> io.TextIOWrapper:
     return lock
 
 
-def _ask(
-    path: str, addresses: Sequence[Address], seconds: float, lock: io.TextIOWrapper
-) -> Takeover | None:
+def _ask(path: str, addresses: Sequence[Address], seconds: float) -> Takeover | None:
     """The conversation up to the last socket; ``None`` if our dialect is not spoken there."""
     sock = connect(path, Deadline.after(REQUEST_TIMEOUT_S))
     line = Line(sock)
@@ -111,7 +110,7 @@ def _ask(
             received += listeners_of(sockets, STREAMS)
             line.send("Ack", len(sockets))
             is_last = field(body, "last", bool)
-        return Takeover(path, predecessor, received, line, lock, hello)
+        return Takeover(path, predecessor, received, line, hello)
     except BaseException:
         close_all([each.listener for each in received if each.listener is not None])
         line.close()
@@ -125,12 +124,11 @@ class Takeover(Handover):
 
     def __init__(
         self, path: str, predecessor: Process, listeners: Sequence[ListenerResponse], line: Line,
-        lock: io.TextIOWrapper, hello: Any,
+        hello: Any,
     ) -> None:
         """Take ownership of everything given."""
         super().__init__(path, predecessor, listeners)
         self._line: Line | None = line
-        self._lock = lock
         self.addresses_before = [
             field(each, "address", str) for each in field(hello, "listeners", list)]
 
@@ -151,7 +149,7 @@ class Takeover(Handover):
         Called when clients are accepted already. Raises :class:`HotReloadError` when the
         predecessor has given up waiting: it serves, and this process must end.
         """
-        with self._or_alone("while its sessions moved"):
+        with self._or_alone("while its sessions moved"), without_collections():
             if self._line is not None:
                 self._line.send("Accepting", {})
                 while True:
@@ -184,7 +182,6 @@ class Takeover(Handover):
         super().close()
         if self._line is not None:
             self._line.close()
-        self._lock.close()
 
 
 class _OrAlone:

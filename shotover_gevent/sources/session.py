@@ -243,7 +243,8 @@ class BaseSession:
 
     def _open(self) -> None:
         sock, source = self._socket, self.source
-        tune(sock)
+        if self._adopted is None:
+            tune(sock)
         self.park = park = Park()
         self._client = Stream(sock, park, source.runtime.buffer)
         self._context = SessionContext(

@@ -203,8 +203,10 @@ class Source:
             self._all_ended.set()
         if self.listener is not None:
             self.listener.slot_freed()
-        if self._log.isEnabledFor(logging.INFO):
-            self._log.info("session closed", extra={"fields": {
+        # A session that moved lives on: a line for each of thousands would hold up those yet to move.
+        level = logging.DEBUG if reason is EndReason.MOVED else logging.INFO
+        if self._log.isEnabledFor(level):
+            self._log.log(level, "session closed", extra={"fields": {
                 "source": self.name, "id": session.id, "peer": session.client_address,
                 "requests": session.requests, "reason": reason.value, "seconds": round(seconds, 3),
             }})

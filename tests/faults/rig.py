@@ -184,6 +184,14 @@ class Rig(ProxyProcess):
         files = sorted(name for name in os.listdir(self.folder) if not name.endswith(".lock"))
         return Footprint(serving, self.family.pids(), len(os.listdir(f"/proc/{serving}/fd")), files)
 
+    def wait_footprint(self, expected: Footprint) -> None:
+        """Wait until there is exactly what was there before."""
+        def check() -> bool:
+            assert self.footprint() == expected
+            return True
+
+        eventually(check)
+
     def settle(self) -> Footprint:
         """Wait until one process is left that serves; what there is then."""
         eventually(lambda: self.family.pids() == [self.serving])

@@ -66,7 +66,7 @@ def undisturbed(victim, port, reconnects=0):
         yield
         load.wait_requests(100)
     assert (load.errors, load.reconnects <= reconnects) == ([], True), load.reconnects
-    eventually(lambda: victim.footprint() == before)
+    victim.wait_footprint(before)
     with Load(port, CLIENTS) as load:
         load.wait_requests(50)
         assert victim.replace().code == 0

@@ -107,6 +107,16 @@ def test_a_drain_closes_the_clients_between_requests() -> None:
         b"$2\r\n42\r\n", b"", True, State.STOPPED, True)
 
 
+@pytest.mark.parametrize("end", ["drain", "stop"])
+def test_a_proxy_may_end_right_after_its_start(end: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without a turn of the hub in between, it ends as well, and no greenlet of it fails."""
+    proxy = Proxy(answering(free_port()))
+    proxy.start()
+    proxy.drain(0) if end == "drain" else proxy.stop()
+    gevent.sleep(0)
+    assert (proxy.state, capfd.readouterr().err) == (State.STOPPED, "")
+
+
 def test_two_proxies_count_for_themselves() -> None:
     """Each has its metrics; sources of the same name do not meet."""
     first_port, second_port = free_port(), free_port()
