@@ -47,7 +47,7 @@ from shotover_gevent.hotreload.server import HotReloadServer
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.fdpass import close_all
 from shotover_gevent.observability.http import AdminServer
-from shotover_gevent.sources.session import BaseSession
+from shotover_gevent.sources.base import BaseSession
 from shotover_gevent.sources.source import Runtime, Source
 
 logger = logging.getLogger(__name__)

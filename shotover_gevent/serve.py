@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import gc
 import logging
 import os
 import resource
@@ -30,6 +31,7 @@ from shotover_gevent.exits import EXIT_CONFIG, EXIT_FAILURE, EXIT_OK, EXIT_RELOA
 from shotover_gevent.hotreload import notify
 from shotover_gevent.hotreload.client import Handover
 from shotover_gevent.hotreload.command import STDERR_VARIABLE
+from shotover_gevent.hotreload.hangup import SelfReload
 from shotover_gevent.hotreload.socketfile import Live, inspect
 from shotover_gevent.hotreload.taking import take_over
 from shotover_gevent.proxy import SHUTDOWN_GRACE_S, Proxy, StartError
@@ -69,6 +71,8 @@ def serve(options: argparse.Namespace, received: Sequence[int] = ()) -> int:
     try:
         try:
             proxy = _build(options, handle)
+            hangup = SelfReload(options.hotreload_socket, lambda: proxy.state is State.SERVING)
+            gevent.signal_handler(signal.SIGHUP, hangup.start)
             _start(proxy, options, received)
         except _Failure as failure:
             logger.error(render("Failed to start shotover", failure.texts), extra=RUNNER)
@@ -83,6 +87,7 @@ def serve(options: argparse.Namespace, received: Sequence[int] = ()) -> int:
             os.dup2(stderr, 2)
             os.close(stderr)
         proxy.ended.wait()
+        hangup.join()
         # All is closed. A signal that comes now must not turn the exit code into a failure.
         for number in ENDING_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -118,6 +123,8 @@ def _build(options: argparse.Namespace, handle: logs.LogHandle) -> Proxy:
             logger.info("--%s has no effect: one process uses one core", name.replace("_", "-"),
                         extra=RUNNER)
     _raise_descriptor_limit()
+    # What has been imported and built stays: no collection needs to look at it again.
+    gc.freeze()
     return proxy
 
 

@@ -353,7 +353,9 @@ def texts() -> Iterator[str]:
 def test_messages_that_are_quoted_are_in_the_source() -> None:
     """A quoted line of the log, or error text, is one that the program can say."""
     known = list(texts())
-    patterns = [re.compile(re.escape(text).replace(r"\{\}", ".+")) for text in known if "{}" in text]
+    # A template of two words and their gaps would say anything.
+    templates = [text for text in known if "{}" in text and len(re.findall(r"[a-z]{2,}", text)) > 2]
+    patterns = [re.compile(re.escape(text).replace(r"\{\}", ".+")) for text in templates]
 
     def is_said(quoted: str) -> bool:
         return any(quoted in text for text in known) or any(p.fullmatch(quoted) for p in patterns)

@@ -16,6 +16,15 @@
     P  {"End":{"moved":n,"kept":{"reason":n}}}
     S  {"Done":{}}                    its control socket is in place
 
+Anybody of the same user, at any time, also while a reload runs::
+
+    S  {"Status":{}}
+    P  {"Status":{"protocol":1,"version":"0.1.0","pid":41,
+                  "listeners":[{"name":"v","address":"...","type":"Valkey","identity":"..."}],
+                  "sessions":{"127.0.0.1:6379":812}}}        and it closes the connection
+
+``identity`` is the :func:`fingerprint` of the chain: equal where sessions can move.
+
 Later, each on a connection of its own, sessions that were busy until then::
 
     P  {"Offer":{"pid":41}} to whoever serves the path then  S  {"Go":{}}
@@ -31,6 +40,7 @@ Rules:
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 from collections.abc import Sequence
@@ -117,6 +127,17 @@ class Line:
         self.refuse(reason)
         raise HotReloadError(reason)
 
+    def check(self) -> None:
+        """Raise :class:`LeaseLost` if the other side has closed the connection; reads nothing."""
+        try:
+            data = self.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise LeaseLost("the connection to the other process broke") from error
+        if not data:
+            raise LeaseLost("the other process closed the connection")
+
     def last_answer(self) -> tuple[str, Any] | None:
         """An answer that was sent before we gave up waiting, once no further one can be."""
         try:
@@ -162,9 +183,19 @@ def decode(data: bytes) -> tuple[str, Any]:
 def is_ours(data: bytes) -> bool:
     """Whether a first packet begins a conversation of this dialect."""
     try:
-        return decode(data)[0] in ("Hello", "Offer")
+        return decode(data)[0] in ("Hello", "Offer", "Status")
     except HotReloadError:
         return False
+
+
+def is_status(data: bytes) -> bool:
+    """Whether a first packet, of this dialect, only asks how things are."""
+    return decode(data)[0] == "Status"
+
+
+def fingerprint(identity: str) -> str:
+    """The identity of a chain, for comparing only: it tells nothing of what is in the chain."""
+    return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 def field(body: Any, name: str, kind: type[Any] | tuple[type[Any], ...]) -> Any:

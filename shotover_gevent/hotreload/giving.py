@@ -5,7 +5,7 @@ Rules:
     final: whatever happens before, this process accepts again, and keeps what was not adopted.
  2. It stops accepting when the successor is ready, not before; for the moment until the successor
     accepts, clients wait in the queue of the kernel.
- 3. One successor at a time.
+ 3. One successor at a time. How things are is told at any time, and changes nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from shotover_gevent.hotreload.dialect import (
     START_S,
     Line,
     field,
+    fingerprint,
 )
 from shotover_gevent.hotreload.lending import MAX_DRAIN_S, Host
 from shotover_gevent.hotreload.moving import BUSY_S, Adopter, Moved, adopt, move
@@ -76,7 +77,10 @@ class Giver:
         return self.step not in (Step.IDLE, Step.DONE)
 
     def converse(self, line: Line, pid: int, name: str, body: Any) -> None:
-        """The conversation that begins with ``Hello`` or ``Offer``."""
+        """The conversation that begins with ``Hello``, ``Offer`` or ``Status``."""
+        if name == "Status":
+            line.send("Status", self._status())
+            return
         if name == "Offer":
             self._adopt_late(line)
             return
@@ -97,6 +101,19 @@ class Giver:
         logger.info(
             "process %d has taken over", pid,
             extra={"fields": {"moved": moved.moved, "kept": dict(moved.kept)}})
+
+    def _status(self) -> dict[str, Any]:
+        """What a reload would start from."""
+        sources = self.host.sources
+        return {
+            "protocol": PROTOCOL, "version": __version__, "pid": os.getpid(),
+            "listeners": [
+                {"name": source.name, "address": str(source.address), "type": source.type_name,
+                 "identity": fingerprint(source.state_identity)}
+                for source in sources
+            ],
+            "sessions": {str(source.address): len(source.sessions) for source in sources},
+        }
 
     def _refusal(self, hello: Any) -> str | None:
         if self.host.is_retired:

@@ -40,7 +40,7 @@ from shotover_gevent.hotreload.dialect import (
 from shotover_gevent.hotreload.dialect import field as field_of
 from shotover_gevent.hotreload.reason import BUSY, LARGE, PASSING
 from shotover_gevent.net.fdpass import close_all
-from shotover_gevent.sources.session import BaseSession
+from shotover_gevent.sources.base import BaseSession
 from shotover_gevent.sources.source import Source
 
 # How many sessions are held at a time. Each waits for all the others of its chunk, and a chunk costs a

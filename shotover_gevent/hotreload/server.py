@@ -28,7 +28,7 @@ from gevent import socket as gsocket
 
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError, ShotoverError, UsageError, causes, os_error_text
-from shotover_gevent.hotreload.dialect import Line, decode, is_ours
+from shotover_gevent.hotreload.dialect import Line, decode, is_ours, is_status
 from shotover_gevent.hotreload.giving import Giver, GivingHost
 from shotover_gevent.hotreload.lending import Lender, refuse
 from shotover_gevent.hotreload.peer import Peer, PeerState
@@ -183,7 +183,7 @@ class HotReloadServer:
                 refuse(peer, f"another reload is in progress: pid {self._giver.successor_pid}")
             else:
                 self._lender.converse(peer, data)
-        elif self._lender.holder is not None:
+        elif self._lender.holder is not None and not is_status(data):
             refuse(peer, f"another reload is in progress: pid {self._lender.holder}")
         else:
             peer.state = PeerState.ANSWERED

@@ -159,6 +159,9 @@ class Takeover(Handover):
                         self.end = body
                         break
                     adopt(self._line, host, body, sockets)
+                # This process may have been stopped for long: a predecessor that has gone on
+                # without it keeps its place.
+                self._line.check()
         place_control_socket()
         with self._or_alone("at the last step"):
             if self._line is not None:

@@ -34,7 +34,7 @@ from shotover_gevent.codecs.raw import RAW
 from shotover_gevent.errors import SessionEnd, UpstreamError
 from shotover_gevent.net.stream import SEND_STALL_S, Stream
 from shotover_gevent.sinks.tcp_single import TcpSink
-from shotover_gevent.sources.session import BaseSession, EndReason, Hold
+from shotover_gevent.sources.base import BaseSession, EndReason, Hold
 
 if TYPE_CHECKING:
     from shotover_gevent.sources.source import Source

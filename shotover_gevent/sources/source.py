@@ -29,7 +29,8 @@ from shotover_gevent.net.listener import Listener, bind
 from shotover_gevent.net.stream import ReceiveBuffer
 from shotover_gevent.sources.protocol import PROTOCOLS
 from shotover_gevent.sources.relay import RelaySession
-from shotover_gevent.sources.session import BaseSession, EndReason, Session
+from shotover_gevent.sources.base import BaseSession, EndReason
+from shotover_gevent.sources.session import Session
 
 # Shotover's pace: a chunk of the connections every 200 ms.
 DRAIN_CHUNK_S = 0.2

@@ -70,7 +70,7 @@ POINTS = {
     "successor:accepting": _before(*_COMPLETE),
     "successor:before-adopt": _before("hotreload.taking:adopt"),
     "successor:adopted": _after("hotreload.taking:adopt"),
-    "successor:before-done": _before("proxy:Proxy._follow_predecessor"),
+    "successor:before-done": _before("hotreload.dialect:Line.check"),
     "successor:done": _after(*_COMPLETE),
     "predecessor:before-lend": _before("proxy:Proxy.lend_listeners"),
     "predecessor:lent": _after("hotreload.lending:Lender._lend", "hotreload.giving:Giver._lend"),

@@ -193,8 +193,8 @@ class Rig(ProxyProcess):
         eventually(check)
 
     def settle(self) -> Footprint:
-        """Wait until one process is left that serves; what there is then."""
-        eventually(lambda: self.family.pids() == [self.serving])
+        """Wait until one process is left, which has no clients; what there is then."""
+        eventually(lambda: self.family.pids() == [self.serving] and not connected(self.serving))
         return self.footprint()
 
 
@@ -211,17 +211,33 @@ def end(pid: int, number: int = signal.SIGKILL) -> None:
     os.kill(pid, number)
 
 
-def listening(port: int, host: str = "127.0.0.1") -> list[int]:
-    """The inodes of the IPv4 sockets that listen at an address."""
-    wanted = f"{int.from_bytes(socket.inet_aton(host), 'little'):08X}:{port:04X}"
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return [int(row[9]) for row in rows if row[1] == wanted and row[3] == "0A"]
-
-
-def holds(pid: int, inode: int) -> bool:
-    """Whether a process has a descriptor of the socket."""
+def sockets(pid: int) -> set[int]:
+    """The inodes of the sockets that a process has open."""
     folder = Path(f"/proc/{pid}/fd")
-    return any(os.readlink(folder / name) == f"socket:[{inode}]" for name in os.listdir(folder))
+    links = [os.readlink(folder / name) for name in os.listdir(folder)]
+    return {int(link[8:-1]) for link in links if link.startswith("socket:[")}
+
+
+def listening(pid: int) -> dict[str, int]:
+    """The TCP sockets at which a process listens: address and port in hexadecimal, and inode."""
+    held = sockets(pid)
+    return {
+        local: inode for local, is_listening, inode in _tcp() if is_listening and inode in held}
+
+
+def connected(pid: int) -> int:
+    """How many TCP connections a process has."""
+    held = sockets(pid)
+    return sum(not is_listening and inode in held for _, is_listening, inode in _tcp())
+
+
+def _tcp() -> list[tuple[str, bool, int]]:
+    """The TCP sockets of the machine: local address, whether it listens, inode."""
+    rows = [
+        line.split() for name in ("tcp", "tcp6")
+        for line in Path("/proc/net", name).read_text().splitlines()[1:]
+    ]
+    return [(row[1], row[3] == "0A", int(row[9])) for row in rows]
 
 
 def _state(pid: int) -> str:

@@ -16,7 +16,7 @@ from shotover_gevent.codecs.raw import RAW
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.sinks.tcp_single import TcpSinkSingle
 from shotover_gevent.sources import relay as module
-from shotover_gevent.sources.session import EndReason
+from shotover_gevent.sources.base import EndReason
 from shotover_gevent.sources.source import Source
 from tests.client import Client
 from tests.inprocess import ScriptedServer, Step, connect, reset, serving, until

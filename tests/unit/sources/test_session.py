@@ -15,7 +15,7 @@ from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import SessionEnd
 from shotover_gevent.sinks.valkey_single import ValkeySinkSingle
 from shotover_gevent.sources import session as module
-from shotover_gevent.sources.session import EndReason
+from shotover_gevent.sources.base import EndReason
 from shotover_gevent.sources.source import Source
 from tests.client import Client, command
 from tests.inprocess import Answerer, ScriptedServer, Step, connect, reset, serving, until
