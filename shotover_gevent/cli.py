@@ -113,6 +113,8 @@ def _add_reload(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.add_argument("--timeout", type=_seconds, default=60.0, metavar="S",
                         help="how long the successor may take (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plan", action="store_true",
+                        help="say what a reload would do, and do nothing")
     parser.add_argument("command", nargs="*", metavar="COMMAND",
                         help="the successor's command line, after --; by default that of the "
                              "process that serves")
@@ -183,12 +185,24 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _reload(options: argparse.Namespace) -> int:
+    if options.plan:
+        return _plan(options)
     from shotover_gevent.hotreload.command import reload
 
     report = reload(options.hotreload_socket, options.command, options.timeout)
     stream = sys.stdout if report.is_ok or options.json else sys.stderr
     _say(report.as_json() if options.json else report.as_text(), stream)
     return EXIT_OK if report.is_ok else EXIT_RELOAD
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from shotover_gevent.hotreload.plan import plan
+    from shotover_gevent.proxy import Proxy
+
+    found = plan(options.hotreload_socket, options.command, _parse, Proxy)
+    stream = sys.stdout if found.is_ok or options.json else sys.stderr
+    _say(found.as_json() if options.json else found.as_text(), stream)
+    return EXIT_OK if found.is_ok else EXIT_RELOAD
 
 
 def _say(text: str, stream: TextIO) -> None:

@@ -59,6 +59,7 @@ class SessionContext:
     buffer: ReceiveBuffer
     emit: Callable[[Batch], None]
     client_is_gone: Callable[[], bool] = lambda: False
+    send_pushed: Callable[[], None] = lambda: None
     above: list[Transform] = field(default_factory=list)
     pushed: list[bytes] = field(default_factory=list)
 
@@ -66,7 +67,8 @@ class SessionContext:
         """How the transform being made sends a push: through those above it, to the client.
 
         While the session runs a batch, what arrives at the top is collected in ``pushed`` and
-        leaves with the responses; :meth:`take_pushed` gives it to a sink that knows a better place.
+        leaves with the responses; :meth:`take_pushed` gives it to a sink that knows a better place,
+        and ``send_pushed()`` sends it at once, when nothing that came before is still unanswered.
         """
         push = self.emit
         for transform in self.above:

@@ -105,7 +105,7 @@ def reload(
     verdict, reason = "ok", ""
     try:
         deadline = Deadline.after(timeout_s)
-        predecessor = _predecessor(path)
+        predecessor = predecessor_at(path)
         successor, account = _run(predecessor, list(command), deadline)
     except HotReloadError as error:
         verdict, reason = "failed", str(error)
@@ -116,7 +116,8 @@ def reload(
     return report
 
 
-def _predecessor(path: str) -> int:
+def predecessor_at(path: str) -> int:
+    """The process that serves ``path``. Raises ``HotReloadError``."""
     found = inspect(path)
     if not isinstance(found, Live):
         raise HotReloadError(
@@ -132,7 +133,7 @@ def _run(
     try:
         environ = dict(
             entry.split("=", 1) for entry in _strings(proc / "environ") if "=" in entry)
-        command = command or _serve_command(proc)
+        command = command or serve_command(proc)
         folder = os.readlink(proc / "cwd")
     except OSError as error:
         raise HotReloadError(f"cannot see how process {predecessor} was started: {error}") from error
@@ -168,7 +169,8 @@ def _strings(path: Path) -> list[str]:
     return [os.fsdecode(part) for part in path.read_bytes().split(b"\0")[:-1]]
 
 
-def _serve_command(proc: Path) -> list[str]:
+def serve_command(proc: Path) -> list[str]:
+    """How the process with that folder was started. Raises ``HotReloadError`` or ``OSError``."""
     command = _strings(proc / "cmdline")
     if "serve" not in command or not any("shotover" in part for part in command):
         raise HotReloadError(

@@ -211,7 +211,12 @@ def _successor(
         found = check_files(options.config_file, options.topology_file)
         if found.topology is None or found.config is None:
             raise HotReloadError(found.as_text())
-        return build(found.topology).sources
+        try:
+            return build(found.topology).sources
+        except ShotoverError:
+            raise
+        except Exception as error:  # a transform of theirs may raise anything
+            raise HotReloadError(f"the chains cannot be built: {error!r}") from error
 
 
 @contextlib.contextmanager

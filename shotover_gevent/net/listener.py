@@ -91,6 +91,27 @@ def bind(address: Address) -> socket.socket:
     return sock
 
 
+def bind_error(address: Address) -> OSError | None:
+    """Why the address cannot be bound now; ``None`` if it can. Nobody can connect meanwhile."""
+    try:
+        if address.is_unix:
+            if os.path.lexists(address.path) and not _is_stale(address.path):
+                return OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+            folder = os.path.dirname(address.path)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                code = errno.EACCES if os.path.isdir(folder) else errno.ENOENT
+                return OSError(code, os.strerror(code))
+            return None
+        family, _, _, _, sockaddr = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(sockaddr)
+    except OSError as error:
+        return error
+    return None
+
+
 def _bind_unix(path: str) -> socket.socket:
     """A listening Unix socket; a socket file that nobody holds is replaced, nothing else is."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -158,7 +158,7 @@ class ValkeySink(Sink):
             if len(values) >= missing:
                 break
         raw = chunk if len(chunks) == 1 else b"".join(chunks)
-        if len(values) > missing:
+        if len(values) > missing or reader.has_data():
             return self._pair_after_all(requests, chunks)
         if b"-" in raw:
             self._failed_requests.value += sum(
@@ -195,6 +195,8 @@ class ValkeySink(Sink):
                 self._has_ended = True
                 break
             self._sort(stream.buffer.view[:count], answers, leads, waiting)
+            if is_blocking and waiting:
+                self._context.send_pushed()  # nobody knows when the answer will come
         self._is_plain = self._conversation.is_plain and not self._scanner.pending
         return Batch.of(
             RESP, [Message(RESP, b"".join(answer), lead=lead) for answer, lead in zip(answers, leads)])

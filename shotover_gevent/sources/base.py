@@ -24,7 +24,7 @@ from shotover_gevent.chain.chain import Chain
 from shotover_gevent.chain.handoff import EXPORTED, PINS, REBUILT, Fate, Luggage, Pinned
 from shotover_gevent.chain.transform import SessionContext
 from shotover_gevent.codecs.batch import Batch
-from shotover_gevent.errors import ClientGone, causes, render
+from shotover_gevent.errors import ClientGone, SessionEnd, causes, render
 from shotover_gevent.logs import span
 from shotover_gevent.net.dial import tune
 from shotover_gevent.net.stream import Park, Stream, close_gently
@@ -46,6 +46,7 @@ class EndReason(enum.Enum):
     CLIENT = "client closed"
     LOST = "client lost"
     UPSTREAM = "upstream closed"
+    ENDED = "ended by a transform"
     MALFORMED = "malformed request"
     FAILED = "failed"
     IDLE = "idle timeout"
@@ -206,6 +207,8 @@ class BaseSession:
             pass  # abort() asked for it
         except (ClientGone, ConnectionError):
             reason = EndReason.LOST
+        except SessionEnd:
+            reason = EndReason.ENDED
         except OSError as error:
             reason = EndReason.LOST
             logger.warning("failed to send to or receive from the client: %s", error)
@@ -232,6 +235,7 @@ class BaseSession:
             park=park,
             buffer=source.runtime.buffer,
             emit=self._emit,
+            send_pushed=self._send_pushed,
             client_is_gone=self._client.has_ended,
         )
         self._chain = source.chain.session(self._context)
@@ -252,6 +256,9 @@ class BaseSession:
     def _emit(self, pushes: Batch) -> None:
         raise NotImplementedError
 
+    def _send_pushed(self) -> None:
+        raise NotImplementedError
+
     def _report(self, error: Exception, pending: int) -> None:
         """Log what failed, and tell it to the client once for each pending request."""
         failed = [FAILED, *causes(error)]
@@ -265,11 +272,13 @@ class BaseSession:
             self._client.send(reply * pending)
 
     def _close(self, reason: EndReason) -> None:
-        if self._chain is not None:
-            self._chain.close()
-        if self._client is None:
-            self._socket.close()
-        elif reason in _ABRUPT:
-            self._client.close()
-        else:
-            close_gently(self._client, LINGER_S)
+        try:
+            if self._chain is not None:
+                self._chain.close()
+        finally:
+            if self._client is None:
+                self._socket.close()
+            elif reason in _ABRUPT:
+                self._client.close()
+            else:
+                close_gently(self._client, LINGER_S)

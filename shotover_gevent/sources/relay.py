@@ -238,3 +238,6 @@ class RelaySession(BaseSession):
     def _emit(self, pushes: Batch) -> None:
         assert self._context is not None
         self._context.pushed.append(pushes.raw)
+
+    def _send_pushed(self) -> None:
+        """What is pushed leaves with the read that brought it."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from shotover_gevent.chain.handoff import EXPORTED, REBUILT, Luggage, pack_bytes, unpack_bytes
 from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.codecs.resp_requests import MalformedRequest
-from shotover_gevent.errors import SessionEnd, UpstreamClosed
+from shotover_gevent.errors import ClientGone, SessionEnd, UpstreamClosed
 from shotover_gevent.net.stream import Stream
 from shotover_gevent.sources.base import BaseSession, EndReason, Hold
 
@@ -185,11 +185,20 @@ class Session(BaseSession):
 
     def _emit(self, pushes: Batch) -> None:
         """The top of the push path: the client, after what is being answered."""
+        assert self._context is not None
+        self._context.pushed.append(pushes.raw)
+        if not self._is_running:
+            self._send_pushed()
+
+    def _send_pushed(self) -> None:
+        """Send the collected pushes now. Raises ``ClientGone``."""
         assert self._client is not None and self._context is not None
-        if self._is_running:
-            self._context.pushed.append(pushes.raw)
-        else:
-            self._client.send(pushes.raw)
+        raw = self._context.take_pushed()
+        try:
+            if raw:
+                self._client.send(raw)
+        except OSError as error:
+            raise ClientGone("the client was lost while a push was sent") from error
 
     def _refuse(self, error: MalformedRequest) -> EndReason:
         """Answer what came before the malformed request, then say what was wrong with it."""

@@ -233,7 +233,6 @@ def test_extra_replies_are_passed_on_where_they_stood() -> None:
     assert (outcome.raw, outcome.error) == (b"".join(b":%d\r\n" % i for i in range(1, 7)), CLOSED)
 
 
-@pytest.mark.xfail(strict=True, reason="the beginning of a further value is taken for a part of the answer")
 def test_a_part_of_an_extra_reply_is_passed_on_where_it_stood() -> None:
     """The beginning that came with the answer, and the rest that comes with the next one."""
     outcome = converse((GET, [b":1\r\n+EX"]), (GET, [b"TRA\r\n:2\r\n"]))

@@ -155,7 +155,6 @@ def test_an_adopted_listener_is_served(caplog: pytest.LogCaptureFixture) -> None
                   f"Using hot reloaded listener for s source on [{address}]"])
 
 
-@pytest.mark.xfail(strict=True, reason="being ended while its chain closes, a session does not close its client")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:unclosed")
 def test_a_transform_that_hangs_while_it_closes_keeps_nothing_open() -> None:
