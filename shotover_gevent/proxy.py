@@ -40,6 +40,7 @@ from shotover_gevent.errors import (
     render,
 )
 from shotover_gevent.hotreload.client import Handover
+from shotover_gevent.hotreload.count import ReloadCounts
 from shotover_gevent.hotreload.moving import Moved
 from shotover_gevent.hotreload.later import move_later
 from shotover_gevent.hotreload.protocol import ListenerResponse
@@ -124,6 +125,7 @@ class Proxy:
         self.ready = Event()
         #: Set when everything has ended, however that came about.
         self.ended = Event()
+        self._reloads = ReloadCounts(self.runtime.metrics)
         self._hotreload_socket = os.fspath(hotreload_socket) if hotreload_socket else None
         self._hotreload_server: HotReloadServer | None = None
         self._admin: AdminServer | None = None
@@ -152,6 +154,8 @@ class Proxy:
             self._open(handover)
             if handover is not None:
                 handover.confirm(gradual_shutdown_s)
+                if self.state is not State.BUILT:
+                    raise HotReloadError("this proxy was stopped while it was starting")
             else:
                 self._start_hotreload_server()
         except BaseException:
@@ -167,7 +171,9 @@ class Proxy:
             try:
                 handover.complete(self, self._follow_predecessor)
                 self.last_reload = self._report(handover)
+                self._reloads.taken(handover.end)
             except BaseException:
+                self._reloads.not_taken()
                 self.stop()
                 raise
         if self._admin is not None:
@@ -206,7 +212,7 @@ class Proxy:
 
     def _start_hotreload_server(self) -> None:
         if self._hotreload_socket is not None:
-            server = HotReloadServer(self._hotreload_socket, self)
+            server = HotReloadServer(self._hotreload_socket, self, counts=self._reloads)
             server.start()
             self._hotreload_server = server
 
@@ -287,7 +293,8 @@ class Proxy:
         if moved is not None and self._hotreload_socket is not None:
             waiting = {s for source in self.sources for s in source.sessions} - moved.staying
             if waiting:
-                gevent.spawn(move_later, self._hotreload_socket, self.sources, moved, seconds)
+                gevent.spawn(
+                    move_later, self._hotreload_socket, self.sources, moved, seconds, self._reloads)
         self._drainer = gevent.spawn(self.drain, seconds, waiting)
         self._stop_listening(lent)
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from shotover_gevent._version import __version__
 from shotover_gevent.errors import HotReloadError, causes
+from shotover_gevent.hotreload.count import ReloadCounts
 from shotover_gevent.hotreload.dialect import (
     PROTOCOL,
     SOCKETS_PER_PACKET,
@@ -65,8 +66,9 @@ class GivingHost(Host, Adopter, Protocol):
 class Giver:
     """Hands everything over to one successor at a time. See the rules above."""
 
-    def __init__(self, host: GivingHost) -> None:
+    def __init__(self, host: GivingHost, counts: ReloadCounts) -> None:
         self.host = host
+        self._counts = counts
         self.step = Step.IDLE
         self.successor_pid: int | None = None
         self._lent: set[str] = set()
@@ -98,6 +100,7 @@ class Giver:
             raise
         self.step = Step.DONE
         self.host.retire(seconds, moved, self._lent)
+        self._counts.given(moved, is_ok=True)
         logger.info(
             "process %d has taken over", pid,
             extra={"fields": {"moved": moved.moved, "kept": dict(moved.kept)}})
@@ -171,6 +174,7 @@ class Giver:
     def _undo(self, error: BaseException, pid: int, moved: Moved) -> None:
         step, self.step = self.step, Step.IDLE
         self.host.resume_accepting()
+        self._counts.given(moved, is_ok=False)
         if isinstance(error, (HotReloadError, OSError)):
             logger.warning(
                 "hot reload by process %d has failed: %s; this process goes on serving",
@@ -187,4 +191,4 @@ class Giver:
             name, body, sockets = line.expect("Sessions", "End", max_sockets=SOCKETS_PER_PACKET)
             if name == "End":
                 return
-            adopt(line, self.host, body, sockets)
+            self._counts.adopted_late(adopt(line, self.host, body, sockets))

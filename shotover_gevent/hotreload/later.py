@@ -11,6 +11,7 @@ import gevent
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError, causes
 from shotover_gevent.hotreload.client import connect
+from shotover_gevent.hotreload.count import ReloadCounts
 from shotover_gevent.hotreload.dialect import STEP_S, Line
 from shotover_gevent.hotreload.moving import Moved, move
 from shotover_gevent.hotreload.peer import credentials
@@ -23,7 +24,9 @@ logger = logging.getLogger(__name__)
 LOOK_S = 0.2
 
 
-def move_later(path: str, sources: Sequence[Source], moved: Moved, seconds: float) -> None:
+def move_later(
+    path: str, sources: Sequence[Source], moved: Moved, seconds: float, counts: ReloadCounts
+) -> None:
     """Offer sessions to whoever serves ``path``, as they fall idle, for ``seconds``.
 
     A failure costs nothing: those sessions are drained when the time is over.
@@ -35,10 +38,13 @@ def move_later(path: str, sources: Sequence[Source], moved: Moved, seconds: floa
         if not waiting:
             return
         if any(session.is_idle for session in waiting):
+            before = moved.moved
             try:
                 _offer(path, sources, moved)
             except (HotReloadError, OSError) as error:
                 logger.info("sessions could not move yet: %s", ": ".join(causes(error)))
+            finally:
+                counts.moved_late(moved.moved - before)
 
 
 def _offer(path: str, sources: Sequence[Source], moved: Moved) -> None:

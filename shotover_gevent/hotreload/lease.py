@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 import logging
+from collections.abc import Callable
 
 import gevent
 
@@ -36,11 +37,14 @@ class LeaseState(enum.Enum):
 class Lease:
     """The right of one process to take over. See the rules above."""
 
-    def __init__(self, holder: Process, duration_s: float) -> None:
-        """Take ownership of ``holder`` and watch it."""
+    def __init__(
+        self, holder: Process, duration_s: float, on_lost: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take ownership of ``holder`` and watch it; ``on_lost`` is told that it will not take over."""
         self.duration_s = duration_s
         self.state = LeaseState.HELD
         self._holder = holder
+        self._on_lost = on_lost
         self._deadline = Deadline.after(duration_s)
         self._watcher = gevent.spawn(self._watch)
 
@@ -89,6 +93,8 @@ class Lease:
             logger.warning(
                 "process %d, which was lent the listening sockets, has not taken over within %gs; "
                 "this process goes on serving", self.pid, self.duration_s)
+        if self.state is not LeaseState.HELD:
+            self._on_lost()
 
     def __repr__(self) -> str:
         return f"<Lease of process {self.pid}: {self.state.value}>"

@@ -20,7 +20,9 @@ import socket
 from typing import Protocol
 
 from shotover_gevent.errors import os_error_text
+from shotover_gevent.hotreload.count import ReloadCounts
 from shotover_gevent.hotreload.lease import Lease
+from shotover_gevent.hotreload.moving import Moved
 from shotover_gevent.hotreload.peer import Peer, Process
 from shotover_gevent.hotreload.protocol import (
     ErrorResponse, GradualShutdown, ListenerResponse, Request, Response, SendListeningSockets,
@@ -73,8 +75,9 @@ def process_request(request: Request, host: Host) -> tuple[Response, list[socket
 class Lender:
     """Lends the sockets of ``host`` to one successor at a time. See the rules above."""
 
-    def __init__(self, host: Host, lease_s: float) -> None:
+    def __init__(self, host: Host, lease_s: float, counts: ReloadCounts) -> None:
         self.host = host
+        self._counts = counts
         self._lease_s = lease_s
         self._lease: Lease | None = None
         self._successor_pid: int | None = None
@@ -126,7 +129,8 @@ class Lender:
             if isinstance(response, ErrorResponse):
                 refuse(peer, response.text)
                 return
-            before, lease = self._lease, Lease(Process.of(peer.socket), self._lease_s)
+            before, lease = self._lease, Lease(
+                Process.of(peer.socket), self._lease_s, lambda: self._counts.given(Moved(), is_ok=False))
             self._lease = lease
             if before is not None:
                 before.release()
@@ -150,6 +154,7 @@ class Lender:
         lease.confirm()
         try:
             self.host.retire(min(request.duration_s, MAX_DRAIN_S))
+            self._counts.given(Moved(), is_ok=True)
         finally:
             lease.release()
         logger.info("process %d has taken over", self._successor_pid)

@@ -28,11 +28,13 @@ from gevent import socket as gsocket
 
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError, ShotoverError, UsageError, causes, os_error_text
+from shotover_gevent.hotreload.count import ReloadCounts
 from shotover_gevent.hotreload.dialect import Line, decode, is_ours, is_status
 from shotover_gevent.hotreload.giving import Giver, GivingHost
 from shotover_gevent.hotreload.lending import Lender, refuse
 from shotover_gevent.hotreload.peer import Peer, PeerState
 from shotover_gevent.hotreload.socketfile import ControlSocket, Live, inspect
+from shotover_gevent.metrics import MetricStore
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class HotReloadServer:
         path: str | os.PathLike[str],
         host: GivingHost,
         *,
+        counts: ReloadCounts | None = None,
         lease_s: float = LEASE_S,
         peer_timeout_s: float = PEER_TIMEOUT_S,
     ) -> None:
@@ -74,8 +77,9 @@ class HotReloadServer:
         self.host = host
         self.state = State.NEW
         self._peer_timeout_s = peer_timeout_s
-        self._lender = Lender(host, lease_s)
-        self._giver = Giver(host)
+        counts = ReloadCounts(MetricStore()) if counts is None else counts
+        self._lender = Lender(host, lease_s, counts)
+        self._giver = Giver(host, counts)
         self._control: ControlSocket | None = None
         self._acceptor: gevent.Greenlet | None = None
         self._conversations: dict[gevent.Greenlet, Peer] = {}

@@ -166,6 +166,16 @@ class Takeover(Handover):
         with self._or_alone("at the last step"):
             if self._line is not None:
                 self._line.send("Done", {})
+                self._wait_for_the_end()
+
+    def _wait_for_the_end(self) -> None:
+        """Until the predecessor has closed its listeners, so that only one process answers there."""
+        assert self._line is not None
+        try:
+            self._line.receive()
+        except LeaseLost:
+            return
+        logger.warning("process %d goes on talking after the reload", self.predecessor_pid)
 
     def _or_alone(self, when: str) -> _OrAlone:
         return _OrAlone(self, when)

@@ -99,6 +99,8 @@ class Source:
             "shotover_sink_to_source_latency_seconds",
             "From a response read to the response written", **label)
         metrics.gauge(
+            "shotover_gevent_sessions", "Connections that are open", lambda: len(self.sessions), **label)
+        metrics.gauge(
             "shotover_available_connections_count", "Connections below the limit",
             lambda: max(0, self.connection_limit - len(self.sessions)), **label)
 
