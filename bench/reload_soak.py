@@ -93,6 +93,7 @@ class Generation:
     reported_pause_ms: float
     descriptors: int
     rss_mib: float
+    load: float
 
     def as_line(self) -> str:
         """The values under :data:`COLUMNS`."""
@@ -230,13 +231,13 @@ def _generation(
         longest_lag_ms=round(count.longest_lag_s * 1000, 1),
         moved=report["sessions"]["moved"], kept=report["sessions"]["kept"],
         reported_pause_ms=report["longest_pause_ms"], descriptors=descriptors,
-        rss_mib=round(rss_mib, 1))
+        rss_mib=round(rss_mib, 1), load=round(os.getloadavg()[0], 2))
 
 
 def summary(generations: list[Generation], options: argparse.Namespace, log: str) -> dict[str, Any]:
     """The run in one object."""
     later = generations[1:]
-    log_lines = log.splitlines()
+    second, last = (later[0], later[-1]) if later else (None, None)
     return {
         "reloads": len(later),
         "clients": options.clients,
@@ -247,8 +248,18 @@ def summary(generations: list[Generation], options: argparse.Namespace, log: str
         "longest_pause_ms": max((each.longest_pause_ms for each in later), default=0.0),
         "longest_pause_without_reload_ms": generations[0].longest_pause_ms if generations else 0.0,
         "longest_reload_s": max((each.reload_s for each in later), default=0.0),
-        "warnings_logged": sum(" WARN " in each or " ERROR " in each for each in log_lines),
+        "mean_pause_ms": _mean([each.longest_pause_ms for each in later]),
+        "mean_reload_s": _mean([each.reload_s for each in later]),
+        "descriptors_of_second_and_last": [second.descriptors, last.descriptors] if second and last else [],
+        "mib_of_second_and_last": [second.rss_mib, last.rss_mib] if second and last else [],
+        "mean_load_of_the_machine": _mean([each.load for each in generations]),
+        "warnings_logged": sum(
+            " WARN " in each or " ERROR " in each for each in log.splitlines()),
     }
+
+
+def _mean(values: list[float]) -> float:
+    return round(sum(values) / len(values), 2) if values else 0.0
 
 
 def versions(binary: ServerBinary) -> dict[str, str]:

@@ -34,7 +34,7 @@ from shotover_gevent.hotreload.command import STDERR_VARIABLE
 from shotover_gevent.hotreload.hangup import SelfReload
 from shotover_gevent.hotreload.socketfile import Live, inspect
 from shotover_gevent.hotreload.taking import take_over
-from shotover_gevent.proxy import SHUTDOWN_GRACE_S, Proxy, StartError
+from shotover_gevent.proxy import SHUTDOWN_GRACE_S, Proxy, StartError, State
 
 logger = logging.getLogger(__name__)
 

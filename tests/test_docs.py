@@ -29,7 +29,7 @@ from shotover_gevent.config.yaml import MAX_FILE_BYTES
 from shotover_gevent.hotreload.command import Report
 from shotover_gevent.hotreload.lending import MAX_LENT
 from shotover_gevent.net import stream
-from shotover_gevent.sources import session
+from shotover_gevent.sources import base, session
 from shotover_gevent.testing import Family, RealServer
 from tests.harness import CONFIG, READY, eventually, free_port
 
@@ -386,7 +386,7 @@ def test_limits_are_those_of_the_program() -> None:
         f"{SourceFields.model_fields['connection_limit'].default}",
         f"{proxy.SHUTDOWN_GRACE_S:g} s",
         f"{session.STOP_GRACE_S:g} s",
-        f"{session.LINGER_S:g} s",
+        f"{base.LINGER_S:g} s",
         f"{stream.SEND_STALL_S:g} s",
         f"{default_of('--hotreload-gradual-shutdown-seconds')} s",
         f"{stream.RECEIVE_BUFFER_BYTES // kib} KiB",

@@ -69,6 +69,8 @@ START_S = 60.0
 # The answer to any other message needs no more than a look into memory.
 STEP_S = 10.0
 
+BROKEN = "the connection to the other process broke"
+
 
 class Refused(HotReloadError):
     """The other side sent ``Error``."""
@@ -101,8 +103,10 @@ class Line:
         try:
             data, sockets = recv_packet(
                 self.socket, LARGEST_PACKET_BYTES, max_sockets, Deadline.after(timeout_s))
-        except OSError as error:
+        except TimeoutError as error:
             raise LeaseLost(f"no message within {timeout_s:g}s") from error
+        except OSError as error:
+            raise LeaseLost(BROKEN) from error
         if not data:
             close_all(sockets)
             raise LeaseLost("the other process closed the connection")
@@ -134,7 +138,7 @@ class Line:
         except BlockingIOError:
             return
         except OSError as error:
-            raise LeaseLost("the connection to the other process broke") from error
+            raise LeaseLost(BROKEN) from error
         if not data:
             raise LeaseLost("the other process closed the connection")
 

@@ -99,7 +99,8 @@ class Giver:
             self._undo(error, pid, moved)
             raise
         self.step = Step.DONE
-        self.host.retire(seconds, moved, self._lent)
+        if not self.host.is_retired:  # a signal may have ended it at the last step
+            self.host.retire(seconds, moved, self._lent)
         self._counts.given(moved, is_ok=True)
         logger.info(
             "process %d has taken over", pid,

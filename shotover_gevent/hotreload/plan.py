@@ -71,10 +71,12 @@ class Change:
     def _outlook(self) -> str:
         if self.what == ADDED:
             return f"cannot be bound: {self.problem}" if self.problem else "can be bound"
-        parts = [f"{self.moved} sessions would move"] if self.moved or not self.sessions else []
+        if not self.sessions:
+            return "no sessions"
+        parts = [f"{self.moved} would move"] if self.moved else []
         if left := self.sessions - self.moved:
-            parts.append(f"{left} sessions would be drained: {self.drained}")
-        return ", ".join(parts)
+            parts.append(f"{left} would be drained: {self.drained}")
+        return "sessions: " + ", ".join(parts)
 
 
 @dataclass
@@ -181,7 +183,8 @@ def compare(status: dict[str, Any], sources: Sequence[Source]) -> list[Change]:
             change.drained = "the chain has changed"
         else:
             change.moved = min(change.sessions, source.connection_limit)
-            change.drained = "the connection limit is reached"
+            if change.moved < change.sessions:
+                change.drained = "the connection limit is reached"
         changes.append(change)
     for address, source in after.items():
         error = bind_error(source.listen_addr)

@@ -20,8 +20,8 @@ from tests.harness import ProxyProcess, eventually
 
 # Short enough for a test, long enough for a loaded machine to do in time what is not held up.
 WAITS = {
-    "hotreload.server.LEASE_S": 1.5, "hotreload.dialect.START_S": 1.5, "hotreload.dialect.STEP_S": 1.5,
-    "hotreload.client.REQUEST_TIMEOUT_S": 1.5,
+    "hotreload.server.LEASE_S": 1.5, "hotreload.dialect.START_S": 1.5, "hotreload.dialect.STEP_S": 1.0,
+    "hotreload.client.REQUEST_TIMEOUT_S": 1.5, "hotreload.client.EXIT_GRACE_S": 0.3,
 }
 
 # What a failed reload leaves in the log of the process that goes on serving, or of the successor.
@@ -75,6 +75,11 @@ class Background:
     def pid(self) -> int:
         """The process."""
         return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended."""
+        return self._process.poll() is not None
 
     def signal(self, number: int) -> None:
         """Send a signal to the process."""
@@ -158,11 +163,13 @@ class Rig(ProxyProcess):
         environ = self.family.environ({**os.environ, **self.env, **stop})
         return Background(command, cwd=self.folder, env=environ)
 
-    def stopped(self, point: str) -> int:
-        """Wait until a process has stopped at the point; which one."""
+    def stopped(self, point: str, program: Background) -> int:
+        """Wait until a process has stopped at the point; which one. ``program`` must not end before."""
         report = Path(self.env[STOP_REPORT])
 
         def found() -> int | None:
+            if program.has_ended:
+                raise RuntimeError(f"ended before {point}: {program.end()}")
             name, _, pid = report.read_text().partition(" ")
             assert name == point
             return int(pid) if pid.endswith("\n") and _state(int(pid)) == "T" else None

@@ -34,6 +34,7 @@ STOPS = [
 # What a successor says that was stopped until its lease had ended.
 LATE = {
     "ours": r"Hot reload client failed: (cannot send \w+: Broken pipe \(os error 32\)|"
+            r"the connection to the other process broke: Connection reset by peer \(os error 104\)|"
             r"the other process closed the connection)\n",
     "shotover": r"Hot reload client failed: Hot reload server returned error: "
                 r"the lease of pid \d+ has ended: its time is over\n",
@@ -74,7 +75,7 @@ def test_a_killed_successor_is_as_if_it_had_never_been(victim, port, point, adop
     """Killed at any step, it leaves nothing; clients that it had adopted connect again."""
     with undisturbed(victim, port, adopted):
         with victim.begin(stop_at=point) as reload:
-            end(victim.stopped(point))
+            end(victim.stopped(point, reload))
             failed = reload.end()
         assert (failed.code, failed.reason) == (
             75, "the successor was ended by SIGKILL: it said nothing")
@@ -84,19 +85,21 @@ def test_a_killed_successor_is_as_if_it_had_never_been(victim, port, point, adop
 def test_a_successor_that_comes_too_late_gives_way(victim, port, dialect, point, adopted):
     """Stopped at any step until its lease has ended, it ends without touching a socket."""
     with undisturbed(victim, port, adopted), victim.second(stop_at=point) as successor:
-        pid = victim.stopped(point)
+        pid = victim.stopped(point, successor)
         victim.wait_log(rf"process {pid}.*goes on serving")
         end(pid, signal.SIGCONT)
         failed = successor.end()
         assert (failed.code, bool(re.fullmatch(LATE[dialect], failed.err))) == (75, True), failed
 
 
-def test_a_signal_in_the_middle_ends_the_successor_alone(victim, port):
-    """SIGTERM ends it in order, and the predecessor goes on."""
-    point = "successor:before-confirm"
+@pytest.mark.parametrize(
+    ("dialect", "point"),
+    [("ours", "successor:before-confirm"), ("shotover", "successor:built")], indirect=["dialect"])
+def test_a_signal_in_the_middle_ends_the_successor_alone(victim, port, point):
+    """SIGTERM while it waits for the predecessor ends it in order, and the predecessor goes on."""
     with undisturbed(victim, port):
         with victim.begin(stop_at=point) as reload:
-            pid = victim.stopped(point)
+            pid = victim.stopped(point, reload)
             end(pid, signal.SIGTERM)
             end(pid, signal.SIGCONT)
             failed = reload.end()
@@ -109,7 +112,7 @@ def test_a_stopped_successor_is_ended_by_the_command(victim, port):
     point = "successor:received"
     with undisturbed(victim, port):
         with victim.begin("--timeout", "3", stop_at=point) as reload:
-            victim.stopped(point)
+            victim.stopped(point, reload)
             failed = reload.end()
         assert (failed.code, failed.reason) == (75, "the successor was not ready in time")
 
@@ -126,9 +129,6 @@ def module(at_import="", at_build="pass"):
         f"class Broken(NullSink):\n    def build(self, context):\n        {at_build}\n")
 
 
-KNOWN = (
-    "DebugPrinter, DebugReturner, NullSink, QueryCounter, QueryTypeFilter, TcpSinkSingle, "
-    "ValkeySinkSingle")
 BAD = {
     "import": (
         module(at_import="raise RuntimeError('no luck')"),
@@ -160,8 +160,13 @@ def test_a_transform_that_fails_is_the_reason(victim, port, topology, kind):
 
 
 WRONG = {
-    "sources: [\n": "",
-    "unknown": "",
+    "sources: [\n": (
+        "topology.yaml:2:1  not valid YAML: expected the node content, but found '<stream end>' "
+        "(while parsing a flow node, begun in line 2)"),
+    "unknown": (
+        'topology.yaml:9:11  sources[0].Valkey.chain[1].NoSuchTransform: unknown transform type '
+        '"NoSuchTransform"\n    known types: DebugPrinter, DebugReturner, NullSink, QueryCounter, '
+        "QueryTypeFilter, TcpSinkSingle, ValkeySinkSingle"),
 }
 
 
@@ -171,7 +176,8 @@ def test_a_wrong_topology_is_the_reason(victim, port, topology, kind):
     """It is refused as ``serve`` would refuse it, with its place."""
     text = kind if kind.endswith("\n") else with_sink(topology, "NoSuchTransform")
     failed = replaced_with(victim, port, text)
-    assert (failed.code, failed.reason) == (75, WRONG[kind])
+    assert (failed.code, failed.reason) == (
+        75, f"the successor ended with exit code 78: {WRONG[kind]}\n1 problem; nothing was started")
 
 
 def test_an_added_listener_whose_port_is_in_use_is_the_reason(victim, port, topology):
@@ -179,9 +185,13 @@ def test_an_added_listener_whose_port_is_in_use_is_the_reason(victim, port, topo
     with socket.create_server(("127.0.0.1", free_port())) as taken:
         number = taken.getsockname()[1]
         added = topology.partition("sources:\n")[2].replace(str(port), str(number)).replace(
-            '"valkey"', '"added"')
+            'name: "', 'name: "added ')
         failed = replaced_with(victim, port, topology + added)
-    assert (failed.code, failed.reason) == (75, "")
+    assert (failed.code, failed.reason) == (
+        75, "the successor ended with exit code 75: topology.yaml:15:20  sources[1].Valkey.listen_addr: "
+        f"cannot listen on 127.0.0.1:{number}: Address already in use (os error 98)\n"
+        "    another program listens there; to see which one: ss -ltnp\n"
+        "1 problem; nothing was started")
 
 
 def replaced_with(victim, port, text):

@@ -24,8 +24,10 @@ FAMILIES = {
     "shotover_transform_latency_seconds", "shotover_transform_total_count",
     "shotover_chain_latency_seconds",
 }
-# Ours: the event loop, and what every program exports about its process.
+# Ours: the event loop, the reload, and what every program exports about its process.
 MORE_FAMILIES = {
+    "shotover_gevent_sessions", "shotover_gevent_reloads_count",
+    "shotover_gevent_reload_sessions_count", "shotover_gevent_reload_longest_pause_seconds",
     "shotover_hub_lag_seconds", "process_virtual_memory_bytes", "process_resident_memory_bytes",
     "process_start_time_seconds", "process_cpu_seconds_total", "process_open_fds", "process_max_fds",
 }

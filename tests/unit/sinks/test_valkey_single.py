@@ -233,7 +233,16 @@ def test_extra_replies_are_passed_on_where_they_stood() -> None:
     assert (outcome.raw, outcome.error) == (b"".join(b":%d\r\n" % i for i in range(1, 7)), CLOSED)
 
 
-def test_a_part_of_an_extra_reply_is_passed_on_where_it_stood() -> None:
+UNSEEN = pytest.mark.xfail(strict=True, reason="hiredis does not tell that it has begun a value")
+
+
+@pytest.mark.parametrize(
+    ("head", "tail"),
+    [
+        (b"+EX", b"TRA\r\n"), (b"$11\r\nnot all", b" yet\r\n"),
+        pytest.param(b"+", b"EXTRA\r\n", marks=UNSEEN), pytest.param(b"*1\r\n", b":7\r\n", marks=UNSEEN),
+    ], ids=repr)
+def test_a_part_of_an_extra_reply_is_passed_on_where_it_stood(head: bytes, tail: bytes) -> None:
     """The beginning that came with the answer, and the rest that comes with the next one."""
-    outcome = converse((GET, [b":1\r\n+EX"]), (GET, [b"TRA\r\n:2\r\n"]))
-    assert (outcome.raw, outcome.error) == (b":1\r\n+EXTRA\r\n:2\r\n", CLOSED)
+    outcome = converse((GET, [b":1\r\n" + head]), (GET, [tail + b":2\r\n"]))
+    assert (outcome.raw, outcome.error) == (b":1\r\n" + head + tail + b":2\r\n", CLOSED)

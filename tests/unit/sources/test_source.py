@@ -55,7 +55,7 @@ def test_the_metrics_of_a_source_follow_its_clients() -> None:
     assert before == {
         "connections_opened": 0, "shotover_connections_accept_failures_count": 0,
         "shotover_listener_create_failures_count": 0, "shotover_sink_to_source_latency_seconds": 0,
-        "shotover_available_connections_count": 3}
+        "shotover_available_connections_count": 3, "shotover_gevent_sessions": 0}
     assert [
         (each["connections_opened"], each["shotover_available_connections_count"]) for each in (during, after)
     ] == [(2, 1), (2, 2)]
