@@ -53,6 +53,7 @@ GONE_CHECK_S = 0.5
 
 _UNUSUAL = SPECIAL | BLOCKING
 _INCOMPLETE: Any = ...
+_NEWLINE = 10
 
 
 class ValkeySinkSingle(TransformConfig):
@@ -158,7 +159,9 @@ class ValkeySink(Sink):
             if len(values) >= missing:
                 break
         raw = chunk if len(chunks) == 1 else b"".join(chunks)
-        if len(values) > missing or reader.has_data():
+        # More than was asked for, or the beginning of it. (Only a lone array head is not seen here;
+        # no server sends anything unasked in this state.)
+        if len(values) > missing or reader.has_data() or chunk[-1] != _NEWLINE:
             return self._pair_after_all(requests, chunks)
         if b"-" in raw:
             self._failed_requests.value += sum(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shotover_gevent.testing.stop_points import CONSTANTS, DIALECT, STOP_AT, STOP_REPORT
-from tests.harness import ProxyProcess, eventually
+from tests.harness import WAIT_S, ProxyProcess, eventually
 
 # Short enough for a test, long enough for a loaded machine to do in time what is not held up.
 WAITS = {
@@ -129,6 +129,7 @@ class Rig(ProxyProcess):
             **options)
         self.env |= {DIALECT: dialect, CONSTANTS: str(Waits(waits))}
         self.stop_at = stop_at
+        self._is_killed = False
 
     def _command(self) -> list[str]:
         self.hotreload_socket = self.folder / "control"
@@ -138,6 +139,16 @@ class Rig(ProxyProcess):
         else:
             self.env.pop(STOP_AT, None)
         return super()._command()
+
+    def killed(self) -> bool:
+        """Wait for the end of the process; whether it was SIGKILL, as the test then wanted it."""
+        self._is_killed = self.wait() == -signal.SIGKILL
+        return self._is_killed
+
+    def stop(self, timeout_s: float = WAIT_S) -> int:
+        """As ``ProxyProcess.stop``; a process that the test has killed counts as ended in order."""
+        code = super().stop(timeout_s)
+        return 0 if self._is_killed else code
 
     # -- the successor --------------------------------------------------------------------------
 

@@ -16,12 +16,12 @@ CLIENTS = 4
 # Where a successor is killed or stopped, and how many clients may have been its own by then: none
 # until it has adopted sessions.
 KILLS = [
-    ("ours", "successor:built", 0), ("ours", "successor:received", 0), ("ours", "successor:bound", 0),
-    ("ours", "successor:confirmed", 0), ("ours", "successor:accepting", 0),
+    ("ours", "successor:built", 0), ("ours", "successor:received", 0),
+    ("ours", "successor:before-confirm", 0), ("ours", "successor:confirmed", 0),
+    ("ours", "successor:accepting", 0),
     ("ours", "successor:before-adopt", 0), ("ours", "successor:adopted", CLIENTS),
     ("ours", "successor:before-done", CLIENTS),
-    ("shotover", "successor:built", 0), ("shotover", "successor:received", 0),
-    ("shotover", "successor:before-confirm", 0),
+    ("shotover", "successor:received", 0), ("shotover", "successor:before-confirm", 0),
 ]
 
 # One that has asked for nothing yet has nothing to lose, and until it confirms the steps are alike.
