@@ -65,6 +65,9 @@ SETTLE_S = 0.2
 
 DRAIN_S = 10
 
+# Lines of the proxies' log that are shown in the summary: none is expected.
+MAX_WARNINGS = 20
+
 COLUMNS = (
     "gen", "seconds", "requests", "new", "errors", "reconnects", "pause", "lag", "moved", "kept",
     "fds", "MiB",
@@ -253,8 +256,9 @@ def summary(generations: list[Generation], options: argparse.Namespace, log: str
         "descriptors_of_second_and_last": [second.descriptors, last.descriptors] if second and last else [],
         "mib_of_second_and_last": [second.rss_mib, last.rss_mib] if second and last else [],
         "mean_load_of_the_machine": _mean([each.load for each in generations]),
-        "warnings_logged": sum(
-            " WARN " in each or " ERROR " in each for each in log.splitlines()),
+        "warnings_logged": [
+            each for each in log.splitlines() if " WARN " in each or " ERROR " in each
+        ][:MAX_WARNINGS],
     }
 
 

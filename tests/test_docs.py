@@ -40,6 +40,7 @@ PAGES = [*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").glob("*.rst"))]
 # Commands that are not run, by what begins them, and why.
 NOT_RUN = {
     "apt-get install": "changes the system",
+    "python -m bench.reload_soak": "takes minutes; tests/bench runs a short one",
     "pip install": "changes the environment; .ci/run installs the package",
     "scripts/run": "the demo has tests of its own, which need no other environment",
     "scripts/test": "would run this test",

@@ -242,6 +242,6 @@ def _options(command: Sequence[str], parse: Parse) -> argparse.Namespace:
     try:
         with contextlib.redirect_stderr(said):
             return parse(command[command.index("serve"):])
-    except SystemExit as error:
+    except SystemExit:
         raise HotReloadError(
-            f"the successor's command line is wrong: {said.getvalue().strip()}") from error
+            f"the successor's command line is wrong: {said.getvalue().strip()}") from None

@@ -123,7 +123,10 @@ def _replaced(defaults: tuple[Any, ...] | None, before: float, value: float) -> 
 
 def _functions(module: ModuleType) -> list[FunctionType]:
     """The functions and methods that a module defines."""
-    classes = [c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__]
+    classes = [
+        each for each in vars(module).values()
+        if inspect.isclass(each) and each.__module__ == module.__name__
+    ]
     return [
         each for holder in (module, *classes) for each in vars(holder).values()
         if isinstance(each, FunctionType)
@@ -160,7 +163,9 @@ def _wrap(point: Point, stop: Callable[[], None]) -> None:
         setattr(holder, last, _wrapped(getattr(holder, last), stop, point.is_after))
 
 
-def _wrapped(function: Callable[..., Any], stop: Callable[[], None], is_after: bool) -> Callable[..., Any]:
+def _wrapped(
+    function: Callable[..., Any], stop: Callable[[], None], is_after: bool
+) -> Callable[..., Any]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         if not is_after:

@@ -132,7 +132,8 @@ class Rig(ProxyProcess):
         self._is_killed = False
 
     def _command(self) -> list[str]:
-        self.hotreload_socket = self.folder / "control"
+        if self.hotreload_socket is None:
+            self.hotreload_socket = self.folder / "control"
         self.env[STOP_REPORT] = str(self.folder / "stopped")
         if self.stop_at is not None and self._process is None:
             self.env[STOP_AT] = self.stop_at

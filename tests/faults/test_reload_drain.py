@@ -67,6 +67,7 @@ def test_a_blocked_client_is_given_the_drain_time(topology, dialect, port):
             assert rig.wait(5) == 0
 
 
+@pytest.mark.parametrize("dialect", ["shotover"], indirect=True)
 def test_a_client_that_is_never_answered_is_closed_in_the_end(topology, dialect, port):
     """The drain time is a bound: the predecessor ends soon after it, with 0."""
     waits = {**WAITS, "sources.source.CHUNK_WAIT_S": 1}

@@ -1,5 +1,6 @@
 """A successor that is bad, slow, stopped or killed leaves the predecessor serving."""
 
+import os
 import re
 import signal
 import socket
@@ -11,7 +12,8 @@ from tests.faults.rig import Rig, end
 from tests.harness import free_port
 from tests.integration.load import Load
 
-CLIENTS = 4
+# Few, so that the processes that start have a core left.
+CLIENTS = 2
 
 # Where a successor is killed or stopped, and how many clients may have been its own by then: none
 # until it has adopted sessions.
@@ -44,11 +46,12 @@ LATE = {
 @pytest.fixture(scope="module")
 def victim(topology, dialect, port):
     """A proxy that serves through all that happens to its successors; in the end it is reloaded."""
-    with Rig(topology, dialect, drain_s=0, env={"PYTHONPATH": "."}) as rig:
-        with Load(port, CLIENTS) as load:
+    env = {"PYTHONPATH": os.pathsep.join([".", os.environ.get("PYTHONPATH", "")])}
+    with Rig(topology, dialect, drain_s=0, env=env) as rig:
+        with Load(port, CLIENTS, 0.01) as load:
             load.wait_requests(50)
         yield rig
-        with Load(port, CLIENTS) as load:
+        with Load(port, CLIENTS, 0.01) as load:
             load.wait_requests(50)
             assert rig.replace().code == 0
             load.wait_requests(50)
@@ -62,7 +65,7 @@ def undisturbed(victim, port, reconnects=0):
     That the next reload works is proved by the next test, and in the end by the fixture.
     """
     before = victim.settle()
-    with Load(port, CLIENTS) as load:
+    with Load(port, CLIENTS, 0.01) as load:
         load.wait_requests(50)
         yield
         load.wait_requests(100)
@@ -111,7 +114,7 @@ def test_a_stopped_successor_is_ended_by_the_command(victim, port):
     """At the deadline of the command, even if it cannot take a signal."""
     point = "successor:received"
     with undisturbed(victim, port):
-        with victim.begin("--timeout", "3", stop_at=point) as reload:
+        with victim.begin("--timeout", "2", stop_at=point) as reload:
             victim.stopped(point, reload)
             failed = reload.end()
         assert (failed.code, failed.reason) == (75, "the successor was not ready in time")
@@ -199,6 +202,6 @@ def replaced_with(victim, port, text):
     with undisturbed(victim, port):
         before = victim.topology
         victim.write_topology(text)
-        failed = victim.replace("--timeout", "3")
+        failed = victim.replace("--timeout", "2")
         victim.write_topology(before)
     return failed
