@@ -3,7 +3,8 @@
 Rules:
  1. A session is held while it is on its way: parked, reading and sending nothing. It is held for
     as long as one packet of sessions takes, some milliseconds.
- 2. The successor answers before it serves what it adopts, and serves only if the answer went out.
+ 2. The successor builds a session completely, and answers before it serves it. It serves only if the
+    answer went out; a session that could not be built is refused, and stays where it was.
     The predecessor lets go of a session only when it has read that answer. When it has waited in
     vain, it shuts its receiving side down before it looks for the last time; after that no answer
     can arrive, and both agree on who has the session.
@@ -50,6 +51,9 @@ CHUNK = 50
 # A session that was found in the middle of a request is given this long to finish when it is asked again.
 HOLD_S = 0.02
 HOLD_POLL_S = 0.002
+
+# Building a session waits for nothing, unless a transform of somebody else does.
+ADOPT_S = 2.0
 
 # Sessions that are busy at first are asked again for this long while the successor waits;
 # those that are busy for longer move later, if they fall idle before the drain ends.
@@ -236,12 +240,12 @@ class Adopter(Protocol):
 
 
 def adopt(line: Line, host: Adopter, offers: Any, sockets: list[socket.socket]) -> int:
-    """Adopt what can be adopted of a packet, answer, and start it; returns how many.
+    """Adopt what can be adopted of a packet, answer, and start to serve it; returns how many.
 
     Takes ownership of ``sockets``. Raises :class:`LeaseLost` when the answer cannot be sent: then
-    the other process has kept its sessions, and ours are dropped unstarted.
+    the other process has kept its sessions, and ours are dropped without a word.
     """
-    adopted: list[tuple[int, Source, BaseSession]] = []
+    built: list[tuple[int, BaseSession]] = []
     refused: dict[str, str] = {}
     rest = deque(sockets)
     try:
@@ -257,23 +261,39 @@ def adopt(line: Line, host: Adopter, offers: Any, sockets: list[socket.socket]) 
                 luggage.close()
                 refused[str(number)] = found
             else:
-                adopted.append((number, *found))
-        line.send("Adopted", [number for number, _, _ in adopted], Refused=refused)
+                built.append((number, found))
+        adopted = _able(built, refused)
+        line.send("Adopted", [number for number, _ in adopted], Refused=refused)
     except BaseException:
-        for _, source, session in adopted:
-            source.abandon_session(session)
+        for _, session in built:
+            session.drop()
         raise
     finally:
         close_all(list(rest))
-    for _, source, session in adopted:
-        source.start_session(session)
+    for _, session in adopted:
+        session.release()
     return len(adopted)
+
+
+def _able(
+    built: list[tuple[int, BaseSession]], refused: dict[str, str]
+) -> list[tuple[int, BaseSession]]:
+    """Those that can serve, with everything that they need; the others are dropped and refused."""
+    until = Deadline.after(ADOPT_S)
+    gevent.sleep(0)
+    while not until.is_over and any(not (s.is_held or s.has_ended) for _, s in built):
+        gevent.sleep(HOLD_POLL_S)
+    for number, session in built:
+        if not session.is_held:
+            session.drop()
+            refused[str(number)] = "it could not be built again"
+    return [(number, session) for number, session in built if session.is_held]
 
 
 def _adopt_one(
     host: Adopter, offer: Mapping[str, Any], luggage: Luggage
-) -> tuple[Source, BaseSession] | str:
-    """The adopted session with its source, or why not."""
+) -> BaseSession | str:
+    """The session, which is being built, or why not."""
     address = field_of(offer, "address", str)
     source = host.source_at(address)
     if source is None:
@@ -281,4 +301,4 @@ def _adopt_one(
     refusal = source.refusal(field_of(offer, "identity", str))
     if refusal is not None:
         return refusal
-    return source, source.adopt(field_of(offer, "state", dict), luggage)
+    return source.adopt(field_of(offer, "state", dict), luggage)

@@ -126,7 +126,8 @@ class HotReloadServer:
                 self._accept_all(control.socket)
             if look.is_over:
                 look = Deadline.after(WATCH_INTERVAL_S)
-                if not self.host.is_retired:
+                # At the end of a reload the successor's file is there before we are retired.
+                if not self.host.is_retired and not self._giver.is_busy:
                     self._look_after_file(control)
 
     def _accept_all(self, listener: socket.socket) -> None:

@@ -76,14 +76,19 @@ def inspect(path: str | os.PathLike[str]) -> Absent | Stale | Live:
     if status.st_uid != os.geteuid():
         raise _unusable(path, f"it belongs to user {status.st_uid}, not to {os.geteuid()}")
     code = _probe(path, socket.SOCK_DGRAM)
+    if code == errno.EPROTOTYPE:
+        # Held, and no datagram socket. Whoever holds it may end before the second look.
+        code = _probe(path, socket.SOCK_STREAM)
+        if code not in (errno.EPROTOTYPE, errno.ENOENT, errno.ECONNREFUSED):
+            code = 0
     if code == errno.ENOENT:
         return Absent()
     if code == errno.ECONNREFUSED:
         return Stale()
-    if code not in (0, errno.EPROTOTYPE):
-        raise _unusable(path, "it cannot be connected to") from OSError(code, os.strerror(code))
-    if code == 0 or _probe(path, socket.SOCK_STREAM) != errno.EPROTOTYPE:
+    if code == 0:
         raise _unusable(path, "it is the socket of another program: its type is not SOCK_SEQPACKET")
+    if code != errno.EPROTOTYPE:
+        raise _unusable(path, "it cannot be connected to") from OSError(code, os.strerror(code))
     return Live(path)
 
 

@@ -74,13 +74,14 @@ class BaseSession:
     __slots__ = (
         "source", "id", "peer", "park", "idle_since", "requests", "_socket", "_client", "_chain",
         "_context", "_stop_reason", "_stop_at", "_hold", "_adopted",
+        "_is_on_trial",
     )
 
     fates: ClassVar[Mapping[str, Fate]] = {
         "source": REBUILT, "id": REBUILT, "peer": EXPORTED, "park": REBUILT, "idle_since": REBUILT,
         "requests": EXPORTED, "_socket": EXPORTED, "_client": REBUILT, "_chain": EXPORTED,
         "_context": REBUILT, "_stop_reason": PINS, "_stop_at": REBUILT, "_hold": REBUILT,
-        "_adopted": REBUILT,
+        "_adopted": REBUILT, "_is_on_trial": REBUILT,
     }
 
     def __init__(self, source: Source, session_id: int, sock: socket.socket, peer: Any) -> None:
@@ -99,6 +100,8 @@ class BaseSession:
         self._stop_at = 0.0
         self._hold = Hold.NONE
         self._adopted: tuple[Mapping[str, Any], Luggage] | None = None
+        #: Whether another process may still have this session: our end must not be seen.
+        self._is_on_trial = False
 
     @property
     def client_address(self) -> str:
@@ -155,6 +158,7 @@ class BaseSession:
         """Go on as if :meth:`hold` had never been called; nothing for a session that has moved."""
         if self._stop_reason is EndReason.MOVED:
             return
+        self._is_on_trial = False
         was_held, self._hold = self._hold is Hold.HELD, Hold.NONE
         if was_held and self.park is not None:
             for stream in self.park.streams:
@@ -185,15 +189,27 @@ class BaseSession:
         self.park.wake()
 
     def adopt(self, state: Mapping[str, Any], luggage: Luggage) -> None:
-        """Go on, in :meth:`run`, with what another process exported."""
+        """Go on, in :meth:`run`, with what another process exported.
+
+        The session builds everything and then holds itself: :attr:`is_held` says that it can serve.
+        Until it is released, whatever ends it closes our descriptors only, and says nothing.
+        """
         self.requests = state["requests"]
         self._adopted = state, luggage
+        self._hold = Hold.ASKED
+        self._is_on_trial = True
 
-    def abandon(self) -> None:
-        """Close the sockets of an adopted session that was never run."""
-        assert self._adopted is not None
-        self._socket.close()
-        self._adopted[1].close()
+    @property
+    def has_ended(self) -> bool:
+        """Whether :meth:`run` has returned."""
+        return self.park is not None and self.park.greenlet.dead
+
+    def drop(self) -> None:
+        """Another process has kept an adopted session: close our descriptors, and say nothing."""
+        if self.is_held:
+            self.moved()
+        elif not self.has_ended:
+            self.abort()
 
     def run(self) -> None:
         """The body of the greenlet: serve the client, then close everything the session owns."""
@@ -278,7 +294,7 @@ class BaseSession:
         finally:
             if self._client is None:
                 self._socket.close()
-            elif reason in _ABRUPT:
+            elif reason in _ABRUPT or self._is_on_trial:
                 self._client.close()
             else:
                 close_gently(self._client, LINGER_S)

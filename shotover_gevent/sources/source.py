@@ -162,7 +162,7 @@ class Source:
         gevent.spawn_raw(session.run)
 
     def adopt(self, state: Mapping[str, Any], luggage: Luggage) -> BaseSession:
-        """Take over a session of another process; :meth:`start_session` starts it.
+        """Take over a session of another process: it is built in a greenlet of its own, and held.
 
         The caller has asked :meth:`refusal` before. Its sockets belong to the session from now on.
         """
@@ -173,6 +173,7 @@ class Source:
         session.adopt(state, luggage)
         self.sessions[session] = None
         self._all_ended.clear()
+        gevent.spawn_raw(session.run)
         return session
 
     def refusal(self, identity: str) -> str | None:
@@ -187,17 +188,6 @@ class Source:
     def state_identity(self) -> str:
         """What must be equal in both processes for a session to move: protocol and chain."""
         return f"{self.type_name} {self.chain.identity}"
-
-    def start_session(self, session: BaseSession) -> None:
-        """Start the greenlet of an adopted session."""
-        gevent.spawn_raw(session.run)
-
-    def abandon_session(self, session: BaseSession) -> None:
-        """Forget an adopted session that was not started; the other process has kept it."""
-        session.abandon()
-        del self.sessions[session]
-        if not self.sessions:
-            self._all_ended.set()
 
     def session_ended(self, session: BaseSession, reason: EndReason, seconds: float) -> None:
         """Forget a session that has closed everything it owned."""

@@ -89,6 +89,8 @@ def _wait_for_end(pid: int, timeout_s: float) -> None:
     except ProcessLookupError:
         return
     try:
-        select.select([pidfd], [], [], timeout_s)
+        poll = select.poll()  # select() cannot wait for descriptors from 1024 on
+        poll.register(pidfd, select.POLLIN)
+        poll.poll(timeout_s * 1000)
     finally:
         os.close(pidfd)

@@ -86,6 +86,7 @@ def test_one_port_on_several_addresses_is_several_listeners(dialect):
                 client.ask(b"PING\r\n", b"$2\r\ns%d\r\n" % number)
 
 
+@pytest.mark.parametrize("dialect", ["ours"], indirect=True)
 def test_a_wildcard_is_not_a_specific_address(dialect):
     """A source moved from one to the other is bound anew, if the old one is gone by then."""
     port = free_port()

@@ -23,7 +23,7 @@ PATH = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH'
 
 
 @pytest.mark.parametrize(
-    ("dialect", "times", "reconnects"), [("ours", 20, 0), ("shotover", 5, 5 * 8)],
+    ("dialect", "times", "reconnects"), [("ours", 20, 0), ("shotover", 3, 3 * 8)],
     indirect=["dialect"])
 def test_reloads_in_a_row_are_not_noticed(topology, dialect, port, times, reconnects):
     """Every reload works, no reply is wrong, nobody is refused; without moving, all connect again."""

@@ -11,8 +11,8 @@ from tests.proxies import is_refused, valkey_topology
 
 # From lending on the successor has the sockets: whatever becomes of the predecessor, it serves.
 SERVED = [
-    ("ours", "predecessor:lent"), ("ours", "predecessor:before-go"), ("ours", "predecessor:before-move"),
-    ("ours", "predecessor:moved"), ("ours", "predecessor:before-retire"),
+    ("ours", "predecessor:lent"), ("ours", "predecessor:before-go"), ("ours", "predecessor:moved"),
+    ("ours", "predecessor:before-retire"),
     ("shotover", "predecessor:lent"), ("shotover", "predecessor:before-retire"),
 ]
 
@@ -121,6 +121,7 @@ def test_a_predecessor_at_its_limit_is_replaced(dialect, redis_server, port, is_
         eventually(lambda: ping(port) or True)
 
 
+@pytest.mark.parametrize("dialect", ["ours"], indirect=True)
 def test_a_file_that_was_deleted_is_in_place_for_the_next_reload(rig, port):
     """It is made again by the process that serves."""
     rig.hotreload_socket.unlink()
@@ -129,6 +130,7 @@ def test_a_file_that_was_deleted_is_in_place_for_the_next_reload(rig, port):
     ping(port)
 
 
+@pytest.mark.parametrize("dialect", ["ours"], indirect=True)
 def test_after_sigkill_a_start_works(rig, port):
     """The file that a killed process left is stale: it is replaced, and nothing is asked of it."""
     end(rig.pid)

@@ -110,6 +110,7 @@ def test_a_signal_in_the_middle_ends_the_successor_alone(victim, port, point):
             75, "the successor ended with exit code 0: ended by a signal before it served")
 
 
+@pytest.mark.parametrize("dialect", ["ours"], indirect=True)
 def test_a_stopped_successor_is_ended_by_the_command(victim, port):
     """At the deadline of the command, even if it cannot take a signal."""
     point = "successor:received"

@@ -30,6 +30,7 @@ class Predecessor:
 
     def __init__(self, path, answers):
         self.heard = []
+        self.last = {}
         self.answers = answers
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.setblocking(False)
@@ -56,6 +57,7 @@ class Predecessor:
             document = json.loads(data)
             name = document if isinstance(document, str) else next(iter(document))
             self.heard.append(name)
+            self.last[name] = document
             answer = self.answers.get(name)
             if answer is None:
                 return
@@ -245,3 +247,27 @@ def test_sessions_without_their_sockets_end_the_reload(path):
         with pytest.raises(HotReloadError) as caught:
             proxy.start(takeover)
     assert str(caught.value) == "session 1 came without its sockets"
+
+
+def test_a_session_that_cannot_be_built_again_is_refused(path):
+    """It stays with the predecessor: our copies are closed without ending its connection."""
+    client, moved = socket.socketpair()
+    with client, moved, listener() as lent:
+        address = str(Address.of(lent.getsockname()))
+        proxy = Proxy(json.loads(json.dumps(TOPOLOGY).replace("127.0.0.1:0", address)))
+        offer = {
+            "id": 7, "source": "v", "address": address, "sockets": 1,
+            "identity": proxy.sources[0].state_identity,
+            "state": {"pending": "", "chain": [{}, {}], "peer": "", "requests": 0},
+        }
+        with predecessor(
+            path, Hello=[hello()], SendListeningSockets=[sockets_message([lent])], Ack=[],
+            Ready=[{"Go": {}}], Accepting=[({"Sessions": [offer]}, [moved])],
+            Adopted=[{"End": {"moved": 0, "kept": {}}}], Done=[],
+        ) as there, take_over(path, proxy.addresses, 1.0) as takeover:
+            proxy.start(takeover)
+            wait_until(lambda: "Done" in there.heard)
+        proxy.stop(1)
+        client.send(b"still open")
+        assert (moved.recv(100), there.last["Adopted"]) == (
+            b"still open", {"Adopted": [], "Refused": {"7": "it could not be built again"}})

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from shotover_gevent.errors import HotReloadError, causes
+from shotover_gevent.hotreload import socketfile
 from shotover_gevent.hotreload.socketfile import Absent, ControlSocket, Live, Stale, inspect
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
@@ -140,6 +141,22 @@ def test_what_is_no_socket_is_refused_and_kept(path, folder, make, what):
     assert (os.lstat(path), sorted(os.listdir(folder))) == before
 
 
+@pytest.mark.parametrize("is_removed,found", [(True, Absent()), (False, Stale())])
+def test_a_process_that_ends_meanwhile_is_gone(path, control, monkeypatch, is_removed, found):
+    """Between two looks its socket closes, and its file may vanish; that is no other program's."""
+    probe = socketfile._probe
+
+    def look(path, kind):
+        code = probe(path, kind)
+        if is_removed:
+            control.unlink_if_ours()
+        control.close()
+        return code
+
+    monkeypatch.setattr(socketfile, "_probe", look)
+    assert inspect(path) == found
+
+
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_the_socket_of_another_program_is_refused_and_kept(path, kind):
     """Its type gives it away; its program goes on with it."""
@@ -216,6 +233,7 @@ def test_a_file_as_directory_is_refused(folder):
 _BIND_AS = """
 import os, sys
 from shotover_gevent.errors import HotReloadError, causes
+from shotover_gevent.hotreload import socketfile
 from shotover_gevent.hotreload.socketfile import ControlSocket
 if os.geteuid() == 0:
     os.setuid(65534)
