@@ -51,10 +51,6 @@ CHUNK = 50
 # A session that was found in the middle of a request is given this long to finish when it is asked again.
 HOLD_S = 0.02
 HOLD_POLL_S = 0.002
-
-# Building a session waits for nothing, unless a transform of somebody else does.
-ADOPT_S = 2.0
-
 # Sessions that are busy at first are asked again for this long while the successor waits;
 # those that are busy for longer move later, if they fall idle before the drain ends.
 BUSY_S = 1.0
@@ -245,7 +241,7 @@ def adopt(line: Line, host: Adopter, offers: Any, sockets: list[socket.socket]) 
     Takes ownership of ``sockets``. Raises :class:`LeaseLost` when the answer cannot be sent: then
     the other process has kept its sessions, and ours are dropped without a word.
     """
-    built: list[tuple[int, BaseSession]] = []
+    adopted: list[tuple[int, BaseSession]] = []
     refused: dict[str, str] = {}
     rest = deque(sockets)
     try:
@@ -261,39 +257,23 @@ def adopt(line: Line, host: Adopter, offers: Any, sockets: list[socket.socket]) 
                 luggage.close()
                 refused[str(number)] = found
             else:
-                built.append((number, found))
-        adopted = _able(built, refused)
+                adopted.append((number, found))
         line.send("Adopted", [number for number, _ in adopted], Refused=refused)
     except BaseException:
-        for _, session in built:
-            session.drop()
+        for _, session in adopted:
+            session.source.drop(session)
         raise
     finally:
         close_all(list(rest))
     for _, session in adopted:
-        session.release()
+        session.begin()
     return len(adopted)
-
-
-def _able(
-    built: list[tuple[int, BaseSession]], refused: dict[str, str]
-) -> list[tuple[int, BaseSession]]:
-    """Those that can serve, with everything that they need; the others are dropped and refused."""
-    until = Deadline.after(ADOPT_S)
-    gevent.sleep(0)
-    while not until.is_over and any(not (s.is_held or s.has_ended) for _, s in built):
-        gevent.sleep(HOLD_POLL_S)
-    for number, session in built:
-        if not session.is_held:
-            session.drop()
-            refused[str(number)] = "it could not be built again"
-    return [(number, session) for number, session in built if session.is_held]
 
 
 def _adopt_one(
     host: Adopter, offer: Mapping[str, Any], luggage: Luggage
 ) -> BaseSession | str:
-    """The session, which is being built, or why not."""
+    """The session, built and not begun, or why not."""
     address = field_of(offer, "address", str)
     source = host.source_at(address)
     if source is None:
@@ -301,4 +281,4 @@ def _adopt_one(
     refusal = source.refusal(field_of(offer, "identity", str))
     if refusal is not None:
         return refusal
-    return source.adopt(field_of(offer, "state", dict), luggage)
+    return source.adopt(field_of(offer, "state", dict), luggage) or "it could not be built again"

@@ -60,11 +60,12 @@ class Park:
 
     __slots__ = ("loop", "streams", "greenlet", "target", "_switch", "_hub_switch", "_woken")
 
-    def __init__(self) -> None:
+    def __init__(self, greenlet: Any = None) -> None:
+        """The place of ``greenlet``, which may not have started yet; by default the current one."""
         hub = get_hub()
         self.loop = hub.loop
         self.streams: list[Stream] = []
-        self.greenlet = getcurrent()
+        self.greenlet = getcurrent() if greenlet is None else greenlet
         self.target: Any = None
         self._switch = self.greenlet.switch
         self._hub_switch = hub.switch

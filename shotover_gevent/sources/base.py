@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from gevent import GreenletExit
+from gevent import GreenletExit, get_hub, getcurrent
+from greenlet import greenlet
 
 from shotover_gevent.chain.chain import Chain
 from shotover_gevent.chain.handoff import EXPORTED, PINS, REBUILT, Fate, Luggage, Pinned
@@ -73,7 +74,7 @@ class BaseSession:
 
     __slots__ = (
         "source", "id", "peer", "park", "idle_since", "requests", "_socket", "_client", "_chain",
-        "_context", "_stop_reason", "_stop_at", "_hold", "_adopted",
+        "_context", "_stop_reason", "_stop_at", "_hold",
         "_is_on_trial",
     )
 
@@ -81,7 +82,7 @@ class BaseSession:
         "source": REBUILT, "id": REBUILT, "peer": EXPORTED, "park": REBUILT, "idle_since": REBUILT,
         "requests": EXPORTED, "_socket": EXPORTED, "_client": REBUILT, "_chain": EXPORTED,
         "_context": REBUILT, "_stop_reason": PINS, "_stop_at": REBUILT, "_hold": REBUILT,
-        "_adopted": REBUILT, "_is_on_trial": REBUILT,
+        "_is_on_trial": REBUILT,
     }
 
     def __init__(self, source: Source, session_id: int, sock: socket.socket, peer: Any) -> None:
@@ -99,7 +100,6 @@ class BaseSession:
         self._stop_reason: EndReason | None = None
         self._stop_at = 0.0
         self._hold = Hold.NONE
-        self._adopted: tuple[Mapping[str, Any], Luggage] | None = None
         #: Whether another process may still have this session: our end must not be seen.
         self._is_on_trial = False
 
@@ -189,27 +189,32 @@ class BaseSession:
         self.park.wake()
 
     def adopt(self, state: Mapping[str, Any], luggage: Luggage) -> None:
-        """Go on, in :meth:`run`, with what another process exported.
+        """Build everything to go on with what another process exported; serve nothing yet.
 
-        The session builds everything and then holds itself: :attr:`is_held` says that it can serve.
-        Until it is released, whatever ends it closes our descriptors only, and says nothing.
+        Either :meth:`begin` or :meth:`drop` follows. Raises what building raises; then only
+        :meth:`drop` may follow.
         """
         self.requests = state["requests"]
-        self._adopted = state, luggage
-        self._hold = Hold.ASKED
         self._is_on_trial = True
+        try:
+            self._open(greenlet(self.run, get_hub()))
+            assert self._chain is not None
+            self._chain.adopt(state["chain"], luggage)
+            self._import(state)
+        finally:
+            luggage.close()
+            if self.park is not None:
+                self._hold_now()
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether :meth:`run` has returned."""
-        return self.park is not None and self.park.greenlet.dead
+    def begin(self) -> None:
+        """Serve an adopted session, in its own greenlet."""
+        assert self.park is not None
+        self.release()
+        self.park.loop.run_callback(self.park.greenlet.switch)
 
     def drop(self) -> None:
-        """Another process has kept an adopted session: close our descriptors, and say nothing."""
-        if self.is_held:
-            self.moved()
-        elif not self.has_ended:
-            self.abort()
+        """Another process has kept the session: close our descriptors, and say nothing."""
+        self._close(EndReason.MOVED)
 
     def run(self) -> None:
         """The body of the greenlet: serve the client, then close everything the session owns."""
@@ -217,7 +222,9 @@ class BaseSession:
         reason = EndReason.ABORTED
         try:
             with span("connection", id=self.id, source=self.source.name):
-                self._open()
+                if self.park is None:
+                    tune(self._socket)
+                    self._open(getcurrent())
                 reason = self._serve()
         except GreenletExit:
             pass  # abort() asked for it
@@ -237,11 +244,10 @@ class BaseSession:
             finally:
                 self.source.session_ended(self, reason, monotonic() - opened)
 
-    def _open(self) -> None:
+    def _open(self, owner: greenlet) -> None:
+        """Make everything that the session needs, for the greenlet ``owner``."""
         sock, source = self._socket, self.source
-        if self._adopted is None:
-            tune(sock)
-        self.park = park = Park()
+        self.park = park = Park(owner)
         self._client = Stream(sock, park, source.runtime.buffer)
         self._context = SessionContext(
             source=source.name,
@@ -255,13 +261,6 @@ class BaseSession:
             client_is_gone=self._client.has_ended,
         )
         self._chain = source.chain.session(self._context)
-        if self._adopted is not None:
-            (state, luggage), self._adopted = self._adopted, None
-            try:
-                self._chain.adopt(state["chain"], luggage)
-                self._import(state)
-            finally:
-                luggage.close()
 
     def _import(self, state: Mapping[str, Any]) -> None:
         raise NotImplementedError

@@ -161,20 +161,31 @@ class Source:
             )
         gevent.spawn_raw(session.run)
 
-    def adopt(self, state: Mapping[str, Any], luggage: Luggage) -> BaseSession:
-        """Take over a session of another process: it is built in a greenlet of its own, and held.
+    def adopt(self, state: Mapping[str, Any], luggage: Luggage) -> BaseSession | None:
+        """A session of another process, built and not begun; ``None`` if it cannot be built.
 
-        The caller has asked :meth:`refusal` before. Its sockets belong to the session from now on.
+        The caller has asked :meth:`refusal` before. The sockets are ours from now on.
         """
         peer = state["peer"]
         session = self._session_type(
             self, self._next_id, luggage.unpack(), tuple(peer) if isinstance(peer, list) else peer)
         self._next_id += 1
-        session.adopt(state, luggage)
         self.sessions[session] = None
         self._all_ended.clear()
-        gevent.spawn_raw(session.run)
+        try:
+            session.adopt(state, luggage)
+        except Exception:
+            self._log.exception("a session of another process could not be built again")
+            self.drop(session)
+            return None
         return session
+
+    def drop(self, session: BaseSession) -> None:
+        """Forget an adopted session that was not begun; the other process has kept it."""
+        session.drop()
+        del self.sessions[session]
+        if not self.sessions:
+            self._all_ended.set()
 
     def refusal(self, identity: str) -> str | None:
         """Why sessions of another process with that chain cannot be adopted; ``None`` if they can."""
