@@ -69,6 +69,11 @@ START_S = 60.0
 # The answer to any other message needs no more than a look into memory.
 STEP_S = 10.0
 
+# While these answers are awaited, somebody waits: new clients for a process that accepts, or the
+# sessions of a packet for one that serves them. A successor that is stopped just then must not keep
+# them for longer than a person calls a hitch.
+HELD_STEP_S = 3.0
+
 BROKEN = "the connection to the other process broke"
 
 

@@ -20,6 +20,7 @@ from shotover_gevent._version import __version__
 from shotover_gevent.errors import HotReloadError, causes
 from shotover_gevent.hotreload.count import ReloadCounts
 from shotover_gevent.hotreload.dialect import (
+    HELD_STEP_S,
     PROTOCOL,
     SOCKETS_PER_PACKET,
     START_S,
@@ -147,7 +148,7 @@ class Giver:
         host.stop_accepting()
         self.step = Step.GONE
         line.send("Go", {})
-        line.expect("Accepting")
+        line.expect("Accepting", timeout_s=HELD_STEP_S)
         self.step = Step.MOVING
         move(line, host.sources, BUSY_S, moved)
         line.send("End", moved.as_json())

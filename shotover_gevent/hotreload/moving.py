@@ -32,6 +32,7 @@ from shotover_gevent.chain.handoff import Luggage, Pinned
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError
 from shotover_gevent.hotreload.dialect import (
+    HELD_STEP_S,
     LARGEST_PACKET_BYTES,
     SESSIONS_PACKET_BYTES,
     SOCKETS_PER_PACKET,
@@ -205,7 +206,7 @@ def _send(line: Line, offers: list[_Offer], result: Moved) -> None:
     sockets = [sock for offer in offers for sock in offer.luggage.sockets]
     line.send("Sessions", [offer.document for offer in offers], sockets)
     try:
-        _, answer, _ = line.expect("Adopted")
+        _, answer, _ = line.expect("Adopted", timeout_s=HELD_STEP_S)
     except LeaseLost:
         last = line.last_answer()
         if last is not None and last[0] == "Adopted":
