@@ -130,7 +130,6 @@ class Proxy:
         self._hotreload_server: HotReloadServer | None = None
         self._admin: AdminServer | None = None
         self._set_filter = set_filter
-        self._drainer: gevent.Greenlet | None = None
         #: How this process took over from another, once it has.
         self.last_reload: dict[str, Any] | None = None
 
@@ -295,7 +294,7 @@ class Proxy:
             if waiting:
                 gevent.spawn(
                     move_later, self._hotreload_socket, self.sources, moved, seconds, self._reloads)
-        self._drainer = gevent.spawn(self.drain, seconds, waiting)
+        gevent.spawn(self.drain, seconds, waiting)
         self._stop_listening(lent)
 
     # -- ending ---------------------------------------------------------------------------------

@@ -11,11 +11,12 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shotover_gevent._version import __version__
@@ -177,10 +178,16 @@ class Takeover(Handover):
             return
         logger.warning("process %d goes on talking after the reload", self.predecessor_pid)
 
-    def _or_alone(self, when: str) -> _OrAlone:
-        return _OrAlone(self, when)
+    @contextlib.contextmanager
+    def _or_alone(self, when: str) -> Iterator[None]:
+        """Let a lost lease pass if the predecessor has ended: rule 2."""
+        try:
+            yield
+        except LeaseLost:
+            if not self._predecessor_has_ended(when):
+                raise
 
-    def predecessor_has_ended(self, when: str) -> bool:
+    def _predecessor_has_ended(self, when: str) -> bool:
         """Whether the predecessor is gone, so that nobody else serves; then the line is closed."""
         if not self._predecessor.wait(Deadline.after(EXIT_GRACE_S)):
             return False
@@ -195,17 +202,3 @@ class Takeover(Handover):
         super().close()
         if self._line is not None:
             self._line.close()
-
-
-class _OrAlone:
-    """Lets a lost lease pass if the predecessor has ended: rule 2."""
-
-    def __init__(self, takeover: Takeover, when: str) -> None:
-        self._takeover = takeover
-        self._when = when
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        return isinstance(error, LeaseLost) and self._takeover.predecessor_has_ended(self._when)

@@ -75,14 +75,12 @@ class BaseSession:
     __slots__ = (
         "source", "id", "peer", "park", "idle_since", "requests", "_socket", "_client", "_chain",
         "_context", "_stop_reason", "_stop_at", "_hold",
-        "_is_on_trial",
     )
 
     fates: ClassVar[Mapping[str, Fate]] = {
         "source": REBUILT, "id": REBUILT, "peer": EXPORTED, "park": REBUILT, "idle_since": REBUILT,
         "requests": EXPORTED, "_socket": EXPORTED, "_client": REBUILT, "_chain": EXPORTED,
         "_context": REBUILT, "_stop_reason": PINS, "_stop_at": REBUILT, "_hold": REBUILT,
-        "_is_on_trial": REBUILT,
     }
 
     def __init__(self, source: Source, session_id: int, sock: socket.socket, peer: Any) -> None:
@@ -100,8 +98,6 @@ class BaseSession:
         self._stop_reason: EndReason | None = None
         self._stop_at = 0.0
         self._hold = Hold.NONE
-        #: Whether another process may still have this session: our end must not be seen.
-        self._is_on_trial = False
 
     @property
     def client_address(self) -> str:
@@ -158,7 +154,6 @@ class BaseSession:
         """Go on as if :meth:`hold` had never been called; nothing for a session that has moved."""
         if self._stop_reason is EndReason.MOVED:
             return
-        self._is_on_trial = False
         was_held, self._hold = self._hold is Hold.HELD, Hold.NONE
         if was_held and self.park is not None:
             for stream in self.park.streams:
@@ -195,7 +190,6 @@ class BaseSession:
         :meth:`drop` may follow.
         """
         self.requests = state["requests"]
-        self._is_on_trial = True
         try:
             self._open(greenlet(self.run, get_hub()))
             assert self._chain is not None
@@ -293,7 +287,7 @@ class BaseSession:
         finally:
             if self._client is None:
                 self._socket.close()
-            elif reason in _ABRUPT or self._is_on_trial:
+            elif reason in _ABRUPT:
                 self._client.close()
             else:
                 close_gently(self._client, LINGER_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,7 +28,7 @@ class SourceProtocol:
     """The codec of a type of source, and how its batches are cut into runs of the chain."""
 
     codec: Codec
-    decoder: type[Any]
+    decoder: Callable[..., Decoder]
 
     def runs(self, requests: Batch, limit: int) -> Sequence[Batch]:
         """The batch in parts that may each wait for its last answer."""

@@ -78,7 +78,6 @@ class Source:
         self.timeout_s = timeout_s
         self.sessions: dict[BaseSession, None] = {}
         self.listener: Listener | None = None
-        self.is_draining = False
         self._next_id = 1
         self._serving: gevent.Greenlet | None = None
         self._reaper: gevent.Greenlet | None = None
@@ -234,7 +233,6 @@ class Source:
         over. Returns when the last has ended. Those that never come to a boundary are ended when the
         time and :data:`CHUNK_WAIT_S` are over.
         """
-        self.is_draining = True
         started = monotonic()
         deadline = Deadline.after(seconds + CHUNK_WAIT_S)
         tracked = [session for session in self.sessions if session not in waiting]
@@ -259,7 +257,6 @@ class Source:
 
     def stop(self, deadline: Deadline) -> None:
         """End all sessions between requests; at the deadline, wherever they are."""
-        self.is_draining = True
         self._end(deadline, EndReason.SHUTDOWN)
 
     def close(self) -> None:
