@@ -39,6 +39,7 @@ PAGES = [*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").glob("*.rst"))]
 
 # Commands that are not run, by what begins them, and why.
 NOT_RUN = {
+    ".venv/bin/sphinx-build": "tests/test_site.py builds the site",
     "apt-get install": "changes the system",
     "python -m bench.reload_soak": "takes minutes; tests/bench runs a short one",
     "pip install": "changes the environment; .ci/run installs the package",
