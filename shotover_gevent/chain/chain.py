@@ -58,6 +58,10 @@ class ChainConfig:
         """The chain of one session; the caller closes it."""
         return Chain(self, context)
 
+    def close(self) -> None:
+        """Close every step, once no session is left; one that fails does not keep the others open."""
+        _close_all(self.steps)
+
     @cached_property
     def identity(self) -> str:
         """Equal for chains that do the same: the types and fields of all steps, as JSON."""
@@ -110,11 +114,15 @@ class Chain:
 
     def close(self) -> None:
         """Close every transform, the sink last; one that fails does not keep the others open."""
-        for transform in self.transforms:
-            try:
-                transform.close()
-            except Exception:
-                logger.exception("%s failed to close", type(transform).__name__)
+        _close_all(self.transforms)
+
+
+def _close_all(things: Sequence[Transform | TransformConfig]) -> None:
+    for thing in things:
+        try:
+            thing.close()
+        except Exception:
+            logger.exception("%s failed to close", type(thing).__name__)
 
 
 def _no_sink(requests: Batch) -> Batch:

@@ -148,6 +148,10 @@ class TransformConfig(BaseModel):
     def build(self, context: BuildContext) -> None:
         """Get ready, once per process, before anything is bound: register metrics, load files."""
 
+    def close(self) -> None:
+        """The proxy has ended, and every session before it; give back what :meth:`build` or the
+        sessions opened for all of them. Called once."""
+
     def session(self, context: SessionContext) -> Transform:
         """The transform of one session."""
         raise NotImplementedError(f"{type(self).__name__} does not define session()")

@@ -81,6 +81,7 @@ class Source:
         self._next_id = 1
         self._serving: gevent.Greenlet | None = None
         self._reaper: gevent.Greenlet | None = None
+        self._is_closed = False
         self._all_ended = Event()
         self._all_ended.set()
         self._log = logging.getLogger(f"{__package__}.{type_name.lower()}")
@@ -260,12 +261,16 @@ class Source:
         self._end(deadline, EndReason.SHUTDOWN)
 
     def close(self) -> None:
-        """Close the listener and end the greenlets of the source; sessions are ended by then."""
+        """Close the listener and the chain, and end the greenlets of the source; sessions are ended
+        by then."""
         if self.listener is not None:
             self.listener.close()
         for greenlet in (self._serving, self._reaper):
             if greenlet is not None:
                 greenlet.kill(block=False)
+        if not self._is_closed:
+            self._is_closed = True
+            self.chain.close()
 
     def _end(self, deadline: Deadline, reason: EndReason) -> None:
         for session in list(self.sessions):

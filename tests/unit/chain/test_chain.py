@@ -225,3 +225,29 @@ def test_each_step_is_built_once_with_the_metrics_and_the_names() -> None:
     for _ in range(2):
         config.session(session_context())
     assert (built, numbers(metrics)["mine{}"]) == ([("c", "Valkey")], 0)
+
+
+class Closing(Answerer):
+    """A step that notes when it is closed, and fails if it is told to."""
+
+    fails: bool = False
+
+    def close(self) -> None:
+        closed.append(self.name)
+        if self.fails:
+            raise ValueError("not now")
+
+
+closed: list[str] = []
+
+
+def test_the_steps_are_closed_with_their_chain_even_if_one_fails(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the steps opened for all sessions is given back."""
+    closed.clear()
+    steps = [Closing(name="a", answer=echo, fails=True), Closing(name="b", answer=echo)]
+
+    ChainConfig("c", "Valkey", steps, MetricStore()).close()
+
+    assert (closed, [r.getMessage() for r in caplog.records]) == (["a", "b"], ["Closing failed to close"])
