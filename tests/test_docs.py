@@ -264,8 +264,8 @@ def test_commands_of_the_documentation_work(stage: Stage, pytestconfig: pytest.C
         pytest.fail(reason) if pytestconfig.getoption("--require-servers") else pytest.skip(reason)
     outputs = {}
     for line in lines:
-        # The shell's own words (a pipe) come back out of their quotes.
-        told = stage.translate(line.replace(" '|' ", " | "))
+        # The shell's own words (pipes) come back out of their quotes.
+        told = stage.translate(line.replace(" '|' ", " | ").replace(" '>' ", " > "))
         if line.startswith("shotover-gevent serve"):
             # In the background, as in another terminal; the family ends it.
             log = stage.folder / f"log-{len(outputs)}"

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, Strict, ValidationInfo
+from pydantic import PlainValidator, Strict, ValidationInfo, WithJsonSchema
 
 from shotover_gevent.chain.transform import TransformConfig
 
 # The key of the validation context under which the reader of the topology puts the function that
 # makes a step of a YAML entry. Transforms themselves know no registry.
 MAKE_STEP = "shotover_gevent.make_step"
+
+#: How a JSON Schema tells such a field from other lists.
+CHAIN_FORMAT = "shotover-chain"
 
 
 def _step(value: Any, info: ValidationInfo) -> TransformConfig:
@@ -34,4 +37,6 @@ def _step(value: Any, info: ValidationInfo) -> TransformConfig:
 
 
 # Not strict, so that a list is taken as well; the steps themselves stay strict.
-Steps = Annotated[tuple[Annotated[TransformConfig, PlainValidator(_step)], ...], Strict(False)]
+Steps = Annotated[
+    tuple[Annotated[TransformConfig, PlainValidator(_step)], ...], Strict(False),
+    WithJsonSchema({"type": "array", "format": CHAIN_FORMAT})]

@@ -17,11 +17,11 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from shotover_gevent.chain.handoff import Movable
 from shotover_gevent.codecs.batch import Batch
@@ -129,8 +129,11 @@ class TransformConfig(BaseModel):
     terminating: ClassVar[bool] = False
     #: Protocols of the chains it may stand in; ``None`` is any.
     protocols: ClassVar[tuple[str, ...] | None] = None
+    #: Values for the example that ``shotover-gevent transforms`` prints, where the types of the
+    #: fields do not say enough.
+    example: ClassVar[Mapping[str, Any]] = {}
 
-    name: str
+    name: str = Field(description="Names the transform; unique among all transforms")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

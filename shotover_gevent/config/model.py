@@ -17,8 +17,10 @@ class GeneralConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    main_log_level: str
-    observability_interface: str | None = None
+    main_log_level: str = Field(
+        description="What to log: directives, separated by commas", examples=["info"])
+    observability_interface: str | None = Field(
+        None, description="Where to serve metrics and health: ip:port", examples=["127.0.0.1:9001"])
 
     @property
     def observability_address(self) -> Address | None:
@@ -45,16 +47,22 @@ class GeneralConfig(BaseModel):
 
 
 class SourceFields(BaseModel):
-    """The fields of every source. The chain is read entry by entry, so it may be anything here."""
+    """The fields of every source."""
+
+    # The chain is read entry by entry, so it may be anything here.
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    name: str
-    listen_addr: str
-    connection_limit: Unsigned = 512
-    hard_connection_limit: bool = False
-    timeout: Unsigned | None = None
-    chain: list[Any]
+    name: str = Field(description="Names the source and its chain in logs and metrics")
+    listen_addr: str = Field(
+        description="ip:port, [ipv6]:port, host:port or unix:/path", examples=["127.0.0.1:6379"])
+    connection_limit: Unsigned = Field(
+        512, description="How many clients may be connected at the same time")
+    hard_connection_limit: bool = Field(
+        False, description="At the limit, close the listener rather than let clients wait")
+    timeout: Unsigned | None = Field(
+        None, description="After how many seconds without traffic a client is disconnected")
+    chain: list[Any] = Field(description="The transforms, in the order in which requests pass them")
 
 
 def socket_address(text: str) -> Address:

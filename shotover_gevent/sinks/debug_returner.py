@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pydantic import Field
 
 from shotover_gevent.chain import Batch, Message, Next, SessionContext, Sink, TransformConfig
 from shotover_gevent.chain.handoff import REBUILT
@@ -17,9 +20,10 @@ class DebugReturner(TransformConfig):
 
     terminating: ClassVar[bool] = True
     protocols: ClassVar[tuple[str, ...] | None] = ("Valkey",)
+    example: ClassVar[Mapping[str, Any]] = {"Valkey": "42"}
 
-    Valkey: str | None = None
-    Fail: None = None
+    Valkey: str | None = Field(None, description="The bulk string that answers every request")
+    Fail: None = Field(None, description="Given, every request fails")
 
     def problems(self) -> list[str]:
         """Exactly one of the two ways to answer must be given."""

@@ -25,8 +25,10 @@ class TcpSinkSingle(TransformConfig):
     terminating: ClassVar[bool] = True
     protocols: ClassVar[tuple[str, ...] | None] = ("Tcp",)
 
-    remote_address: str
-    connect_timeout_ms: int = Field(ge=0)
+    remote_address: str = Field(
+        description="Where the server listens: host:port, or unix:/path", examples=["127.0.0.1:6379"])
+    connect_timeout_ms: int = Field(
+        ge=0, description="How long connecting may take, in milliseconds", examples=[3000])
 
     def problems(self) -> list[str]:
         """The address must name a host and a port."""

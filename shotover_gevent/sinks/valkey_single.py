@@ -62,8 +62,10 @@ class ValkeySinkSingle(TransformConfig):
     terminating: ClassVar[bool] = True
     protocols: ClassVar[tuple[str, ...] | None] = ("Valkey",)
 
-    remote_address: str
-    connect_timeout_ms: int = Field(ge=0)
+    remote_address: str = Field(
+        description="Where the server listens: host:port, or unix:/path", examples=["127.0.0.1:6379"])
+    connect_timeout_ms: int = Field(
+        ge=0, description="How long connecting may take, in milliseconds", examples=[3000])
     _failed_requests: Counter = PrivateAttr(default_factory=Counter)
     _source_to_sink: Histogram = PrivateAttr(default_factory=Histogram)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from shotover_gevent.chain import (
     Batch,
@@ -33,7 +33,7 @@ class QueryCounter(TransformConfig):
 
     protocols: ClassVar[tuple[str, ...] | None] = ("Valkey",)
 
-    counter_name: str
+    counter_name: str = Field(description="The value of the label ``name``")
     _counts: dict[bytes, Counter] = PrivateAttr(default_factory=dict)
     _metrics: MetricStore = PrivateAttr()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from shotover_gevent.chain import (
     Batch,
@@ -24,8 +27,10 @@ class QueryTypeFilter(TransformConfig):
 
     protocols: ClassVar[tuple[str, ...] | None] = ("Valkey",)
 
-    AllowList: list[QueryType] | None = None
-    DenyList: list[QueryType] | None = None
+    example: ClassVar[Mapping[str, Any]] = {"DenyList": ["Write"]}
+
+    AllowList: list[QueryType] | None = Field(None, description="The types that pass")
+    DenyList: list[QueryType] | None = Field(None, description="The types that do not pass")
 
     def problems(self) -> list[str]:
         """Exactly one of the two lists must be given."""

@@ -588,3 +588,26 @@ def test_a_service_manager_is_told_why_it_does_not(manager: socket.socket, tmp_p
     assert manager.recv(1000) == (
         b"STATUS=t.yaml  cannot be opened: No such file or directory (os error 2)"
         b"\r1 problem; nothing was started")
+
+
+def test_transforms_are_listed_and_described() -> None:
+    """Each has a line; one by name has its fields and an example; an unknown one is wrong usage."""
+    listed = run("transforms")
+    assert (listed.returncode, "ValkeySinkSingle" in listed.stdout) == (0, True)
+    described = run("transforms", "QueryCounter")
+    assert "counter_name  (text; required)" in described.stdout
+    unknown = run("transforms", "QueryCountr")
+    assert (unknown.returncode, 'did you mean "QueryCounter"?' in unknown.stderr) == (2, True)
+
+
+def test_transforms_are_described_for_programs() -> None:
+    """``--json`` prints one transform as an object, and all of them as a list."""
+    one = json.loads(run("transforms", "NullSink", "--json").stdout)
+    assert (one["name"], one["terminating"], [f["name"] for f in one["fields"]]) == ("NullSink", True, ["name"])
+    assert one in json.loads(run("transforms", "--json").stdout)
+
+
+def test_schemas_are_printed() -> None:
+    """One for each file."""
+    topology, config = (json.loads(run("schema", *more).stdout) for more in ([], ["--config"]))
+    assert ("sources" in topology["properties"], "main_log_level" in config["properties"]) == (True, True)
