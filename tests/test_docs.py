@@ -316,6 +316,7 @@ def exposed(stage_port: int) -> dict[str, str]:
     admin = free_port()
     chain = [
         {"QueryCounter": {"name": "count", "counter_name": "main"}},
+        {"RequestThrottling": {"name": "limit", "max_requests_per_second": 50}},
         {"ValkeySinkSingle": {
             "name": "sink", "remote_address": "127.0.0.1:1", "connect_timeout_ms": 1000}},
     ]

@@ -26,6 +26,7 @@ BUILT_IN = {
     "NullSink": "shotover_gevent.sinks.null:NullSink",
     "QueryCounter": "shotover_gevent.transforms.query_counter:QueryCounter",
     "QueryTypeFilter": "shotover_gevent.transforms.query_type_filter:QueryTypeFilter",
+    "RequestThrottling": "shotover_gevent.transforms.request_throttling:RequestThrottling",
     "TcpSinkSingle": "shotover_gevent.sinks.tcp_single:TcpSinkSingle",
     "ValkeySinkSingle": "shotover_gevent.sinks.valkey_single:ValkeySinkSingle",
 }
@@ -35,7 +36,7 @@ NOT_YET = frozenset({
     "CassandraPeersRewrite", "CassandraSinkCluster", "CassandraSinkSingle", "Coalesce",
     "ConnectionBalanceAndPool", "DebugForceEncode", "DebugForceParse", "DebugLogToFile",
     "KafkaSinkCluster", "KafkaSinkSingle", "OpenSearchSinkSingle", "ParallelMap",
-    "RequestThrottling", "Tee", "ValkeyCache", "ValkeyClusterPortsRewrite", "ValkeySinkCluster",
+    "Tee", "ValkeyCache", "ValkeyClusterPortsRewrite", "ValkeySinkCluster",
 })
 
 

@@ -7,15 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from shotover_gevent.chain import (
-    Batch,
-    Message,
-    Next,
-    SessionContext,
-    Transform,
-    TransformConfig,
-)
+from shotover_gevent.chain import Batch, Next, SessionContext, Transform, TransformConfig
 from shotover_gevent.chain.handoff import REBUILT
+from shotover_gevent.transforms.refusing import answer_some
 
 QueryType = Literal["Read", "Write", "ReadWrite", "SchemaChange", "PubSubMessage"]
 
@@ -57,19 +51,8 @@ class _Filter(Transform):
 
     def transform(self, requests: Batch, next: Next) -> Batch:
         codec = requests.codec
-        passing = [
+        refused = [
             index for index, value in enumerate(requests.values)
-            if self._is_allowed(codec.query_type(value))
+            if not self._is_allowed(codec.query_type(value))
         ]
-        if len(passing) == len(requests):
-            return next(requests)
-        error = codec.error(TEXT)
-        answers = Batch.of(codec, [Message(codec, error) for _ in range(len(requests))])
-        if passing:
-            allowed = Batch.of(codec, [requests[index] for index in passing])
-            allowed.received_at = requests.received_at
-            responses = next(allowed)
-            for index, response in zip(passing, responses, strict=True):
-                answers[index] = response
-            answers.received_at = responses.received_at
-        return answers
+        return answer_some(requests, next, dict.fromkeys(refused, codec.error(TEXT)))

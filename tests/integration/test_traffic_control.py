@@ -1,0 +1,55 @@
+"""The transforms that hold traffic back, fail it or write it down, through a running proxy."""
+
+from __future__ import annotations
+
+import json
+
+from shotover_gevent.testing.server import RealServer
+from tests.harness import CONFIG, Client, ProxyProcess, command, eventually, free_port
+from tests.integration.test_transforms import samples, topology
+
+OVERLOADED = b"-ERR Server overloaded\r\n"
+ABORTED = b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+
+
+def sink(server: RealServer) -> str:
+    """The last step of a chain, in front of that server."""
+    return (f'ValkeySinkSingle: {{name: "sink", remote_address: "127.0.0.1:{server.port}",'
+            " connect_timeout_ms: 3000}")
+
+
+def observed(admin: int) -> str:
+    """A configuration with metrics at that port."""
+    return CONFIG + f'observability_interface: "127.0.0.1:{admin}"\n'
+
+
+def test_requests_beyond_the_rate_are_answered_and_no_transaction_runs_in_part(
+    redis_server: RealServer, tmp_path
+) -> None:
+    """Of 300 at once 50 reach the server; a transaction that is cut off is discarded, also in a successor."""
+    port, admin = free_port(), free_port()
+    throttling = 'RequestThrottling: {name: "limit", max_requests_per_second: 50}'
+    with ProxyProcess(
+        topology(port, throttling, sink(redis_server)), observed(admin),
+        hotreload_socket=tmp_path / "control.sock",
+    ) as proxy:
+        proxy.wait_ready()
+        with Client(redis_server.port) as direct, Client(port) as client:
+            direct.send(command("DEL", "throttled"))
+            direct.until(b"\r\n")
+            # The bucket fills while the proxy works: somewhat more than 50 pass.
+            client.send(command("MULTI") + command("INCR", "throttled") * 300)
+            answers = client.receive(len(b"+OK\r\n")) + b"".join(client.until(b"\r\n") for _ in range(300))
+            passed = answers.count(b"+QUEUED\r\n")
+            assert (answers.startswith(b"+OK\r\n"), 49 <= passed < 150, answers.endswith(OVERLOADED)) == (
+                True, True, True)
+            assert json.loads(proxy.reload("--json").stdout)["sessions"]["moved"] == 1
+            client.ask(command("EXEC"), ABORTED)
+            direct.ask(command("EXISTS", "throttled"), b":0\r\n")
+        name = 'shotover_request_throttled_count{chain="valkey",transform="RequestThrottling"}'
+        # The successor counts anew; so the client asks again until it is refused.
+        with Client(port) as client:
+            client.send(command("PING") * 300)
+            refused = b"".join(client.until(b"\r\n") for _ in range(300)).count(OVERLOADED)
+            assert refused > 0
+            assert eventually(lambda: samples(admin)[1][name]) == refused
