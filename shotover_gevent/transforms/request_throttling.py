@@ -63,7 +63,8 @@ class RequestThrottling(TransformConfig):
     # Those with a codec that has an error to say it by.
     protocols: ClassVar[tuple[str, ...] | None] = ("Valkey",)
 
-    max_requests_per_second: int = Field(ge=1, le=2**32 - 1)
+    max_requests_per_second: int = Field(
+        ge=1, le=2**32 - 1, description="How many requests of all sessions pass, at least 50")
     _limiter: RateLimiter = PrivateAttr()
     _throttled: Counter = PrivateAttr(default_factory=Counter)
 

@@ -1,16 +1,14 @@
 """Topologies: what is accepted, and every located problem."""
 
 import pytest
-from config_samples import Count, End, Fork, Pass, read, refusal, refused, source, sources
+from config_samples import SAMPLES, Count, End, Fork, Pass, read, refusal, refused, source, sources
 
+from shotover_gevent.config.registry import Registry
 from shotover_gevent.config.topology import SourceEntry, load_topology
 from shotover_gevent.errors import ConfigError
 from shotover_gevent.net.address import Address
 
-KNOWN = (
-    "Coalesce, Copies, Count, DebugPrinter, DebugReturner, End, Fork, NullSink, Pass, "
-    "QueryCounter, QueryTypeFilter, TcpSinkSingle, ValkeyEnd, ValkeySinkSingle"
-)
+KNOWN = ", ".join(Registry(SAMPLES).names())
 
 
 def in_chain(entry):
@@ -304,8 +302,7 @@ def test_the_transforms_of_shotover_that_are_missing_are_known_by_name():
     problem, _ = refusal(in_chain("Tee: {name: t, chain: []}"), []).problems
     assert (problem.line, problem.column, problem.message, problem.suggestion) == (
         6, 11, "Tee is not supported by this version yet",
-        "supported transforms: DebugPrinter, DebugReturner, NullSink, QueryCounter, "
-        "QueryTypeFilter, TcpSinkSingle, ValkeySinkSingle",
+        f"supported transforms: {', '.join(Registry().names())}",
     )
 
 
