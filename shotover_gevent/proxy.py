@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
+import platform
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
@@ -126,6 +127,7 @@ class Proxy:
         #: Set when everything has ended, however that came about.
         self.ended = Event()
         self._reloads = ReloadCounts(self.runtime.metrics)
+        _register(self)
         self._hotreload_socket = os.fspath(hotreload_socket) if hotreload_socket else None
         self._hotreload_server: HotReloadServer | None = None
         self._admin: AdminServer | None = None
@@ -348,6 +350,17 @@ class Proxy:
     def __repr__(self) -> str:
         sessions = sum(len(source.sessions) for source in self.sources)
         return f"<Proxy {__version__} {self.state.value}, {len(self.sources)} sources, {sessions} sessions>"
+
+
+def _register(proxy: Proxy) -> None:
+    """The metrics of the process as a whole."""
+    metrics = proxy.runtime.metrics
+    metrics.gauge(
+        "shotover_gevent_build_info", "What runs here; the value is always 1", lambda: 1,
+        version=__version__, python=platform.python_version(), gevent=gevent.__version__)
+    metrics.gauge(
+        "shotover_gevent_ready", "1 while clients should be sent here, as /readyz says, else 0",
+        lambda: int(proxy._readiness()[0]))
 
 
 def _config(config: ConfigLike | None) -> GeneralConfig:

@@ -311,8 +311,8 @@ def test_files_that_are_named_exist() -> None:
     assert [text for text in sorted(named) if not (ROOT / text).exists()] == []
 
 
-def exposed(stage_port: int) -> dict[str, str]:
-    """Name and type of every metric on the page of a proxy that has one of everything."""
+def exposed(stage_port: int) -> dict[str, tuple[str, str]]:
+    """Name, type and labels of every metric on the page of a proxy that has one of everything."""
     admin = free_port()
     chain = [
         {"QueryCounter": {"name": "count", "counter_name": "main"}},
@@ -322,22 +322,29 @@ def exposed(stage_port: int) -> dict[str, str]:
     ]
     source = {"name": "v", "listen_addr": f"127.0.0.1:{stage_port}", "chain": chain}
     config = {"main_log_level": "info", "observability_interface": f"127.0.0.1:{admin}"}
-    with gevent.Timeout(60), Proxy({"sources": [{"Valkey": source}]}, config), \
-            gsocket.create_connection(("127.0.0.1", admin), timeout=20) as client:
-        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-        page = b"".join(iter(lambda: client.recv(65536), b"")).decode()
-    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
+    with gevent.Timeout(60), Proxy({"sources": [{"Valkey": source}]}, config):
+        ask(stage_port, b"PING\r\n")
+        with gsocket.create_connection(("127.0.0.1", admin), timeout=20) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            page = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+    labels: dict[str, list[str]] = {}
+    for name, text in re.findall(r"^(\w+?)(?:_bucket|_sum|_count)?(?:\{(.*)\})? ", page, re.MULTILINE):
+        found = labels.setdefault(name, [])
+        found += [each for each in re.findall(r'(\w+)="', text) if each not in (*found, "le")]
+    return {
+        name: (kind, ", ".join(labels[re.sub("_count$", "", name)]))
+        for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE)}
 
 
 def test_the_metrics_are_those_of_the_page() -> None:
-    """The table of ``docs/metrics.rst`` has each metric with its type; others are named truly."""
-    told = {name: kind for name, kind, *_ in rows("docs/metrics.rst", "Metrics")}
+    """The table of ``docs/metrics.rst`` has each metric with its type and labels; others are named truly."""
+    told = {name: (kind, labels) for name, kind, labels, _ in rows("docs/metrics.rst", "Metrics")}
     found = exposed(free_port())
     named = {
         text for page in TREES for text in literals(page)
-        if re.fullmatch(r"(shotover_(?!gevent)|process_)\w+|connections_opened", text)
+        if re.fullmatch(r"(shotover|process)_\w+|connections_opened", text)
     }
-    assert told == {name: kind for name, kind in found.items() if not name.startswith("process_")}
+    assert told == {name: each for name, each in found.items() if not name.startswith("process_")}
     # Of Shotover; the changes name it as removed, or a page says that it is not here.
     assert named - set(found) == set()
 

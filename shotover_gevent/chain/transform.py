@@ -27,6 +27,7 @@ from shotover_gevent.chain.handoff import Movable
 from shotover_gevent.codecs.batch import Batch
 
 if TYPE_CHECKING:
+    from shotover_gevent.chain.upstream import Upstream
     from shotover_gevent.metrics import MetricStore
     from shotover_gevent.net.stream import Park, ReceiveBuffer
 
@@ -146,6 +147,10 @@ class TransformConfig(BaseModel):
 
     def subchains(self) -> Sequence[tuple[str, Sequence[TransformConfig]]]:
         """The chains inside this transform, each with its name."""
+        return ()
+
+    def upstreams(self) -> Sequence[Upstream]:
+        """The databases that the sessions of this transform connect to, as far as they are known."""
         return ()
 
     def build(self, context: BuildContext) -> None:

@@ -6,6 +6,7 @@ reload did to the sessions of both.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,10 @@ class ReloadCounts:
         self._moved, self._adopted = sessions("moved"), sessions("adopted")
         self._kept = {reason: sessions("kept", reason=reason) for reason in (*REASONS, OTHER)}
         self.longest_pause_s = 0.0
+        self.ended_at = 0.0
+        metrics.gauge(
+            "shotover_gevent_reload_timestamp_seconds",
+            "When the last reload ended, as Unix time; 0 before the first", lambda: self.ended_at)
         metrics.gauge(
             "shotover_gevent_reload_longest_pause_seconds",
             "The longest that a session was held in the last reload", lambda: self.longest_pause_s)
@@ -49,6 +54,7 @@ class ReloadCounts:
     def given(self, moved: Moved, is_ok: bool) -> None:
         """A successor has taken over, or has failed to."""
         self._reloads[PREDECESSOR, is_ok].value += 1
+        self.ended_at = time.time()
         self._moved.value += moved.moved
         self._keep(moved.kept)
         self.longest_pause_s = moved.longest_pause_s
@@ -60,6 +66,7 @@ class ReloadCounts:
     def taken(self, end: Mapping[str, Any]) -> None:
         """This process has taken over; ``end`` is what its predecessor says of its sessions."""
         self._reloads[SUCCESSOR, True].value += 1
+        self.ended_at = time.time()
         self._adopted.value += end.get("moved", 0)
         self._keep(end.get("kept", {}))
         self.longest_pause_s = end.get("longest_pause_ms", 0.0) / 1000
@@ -67,6 +74,7 @@ class ReloadCounts:
     def not_taken(self) -> None:
         """This process has failed to take over."""
         self._reloads[SUCCESSOR, False].value += 1
+        self.ended_at = time.time()
 
     def adopted_late(self, count: int) -> None:
         """Sessions that had been busy came after the reload."""

@@ -7,15 +7,16 @@ relay of the source moves the bytes, so that both directions flow independently.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
-from shotover_gevent.chain import Batch, Next, SessionContext, Sink, TransformConfig
+from shotover_gevent.chain import Batch, BuildContext, Next, SessionContext, Sink, TransformConfig
 from shotover_gevent.chain.handoff import EXPORTED, REBUILT, Luggage, Pinned
+from shotover_gevent.chain.upstream import Upstream
 from shotover_gevent.codecs.raw import RAW
 from shotover_gevent.net.address import Address
-from shotover_gevent.net.dial import dial
 from shotover_gevent.net.stream import Stream
 
 
@@ -29,10 +30,19 @@ class TcpSinkSingle(TransformConfig):
         description="Where the server listens: host:port, or unix:/path", examples=["127.0.0.1:6379"])
     connect_timeout_ms: int = Field(
         ge=0, description="How long connecting may take, in milliseconds", examples=[3000])
+    _upstream: Upstream = PrivateAttr(default_factory=Upstream)
 
     def problems(self) -> list[str]:
         """The address must name a host and a port."""
         return address_problems(self.type_name, self.remote_address)
+
+    def upstreams(self) -> Sequence[Upstream]:
+        """The one at ``remote_address``."""
+        return (self._upstream,)
+
+    def build(self, context: BuildContext) -> None:
+        """Register the counters of this sink."""
+        self._upstream.register(context, self.type_name, self.name, self.remote_address)
 
     def session(self, context: SessionContext) -> TcpSink:
         """The sink of one session; it connects when the relay asks it to."""
@@ -67,9 +77,14 @@ class TcpSink(Sink):
     def connect(self) -> Stream:
         """Connect to the server; the sink closes the stream. Raises ``UpstreamError``."""
         config, context = self._config, self._context
-        sock = dial(Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
-        self.stream = Stream(sock, context.park, context.buffer)
-        return self.stream
+        sock = config._upstream.dial(
+            Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
+        return self._use(Stream(sock, context.park, context.buffer))
+
+    def _use(self, stream: Stream) -> Stream:
+        self._config._upstream.connections += 1
+        self.stream = stream
+        return stream
 
     def transform(self, requests: Batch, next: Next) -> Batch:
         """Keep the bytes for the relay to send; a byte stream has no responses."""
@@ -95,9 +110,10 @@ class TcpSink(Sink):
 
     def adopt(self, state: Any, luggage: Luggage) -> None:
         """Go on with the connection of another process."""
-        self.stream = Stream(luggage.unpack(), self._context.park, self._context.buffer)
+        self._use(Stream(luggage.unpack(), self._context.park, self._context.buffer))
 
     def close(self) -> None:
         """Close the upstream connection."""
-        if self.stream is not None:
+        if self.stream is not None and not self.stream.is_closed:
             self.stream.close()
+            self._config._upstream.connections -= 1

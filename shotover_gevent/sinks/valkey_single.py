@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -36,12 +37,12 @@ from shotover_gevent.chain.handoff import (
     pack_bytes,
     unpack_bytes,
 )
+from shotover_gevent.chain.upstream import Upstream
 from shotover_gevent.codecs.resp import RESP, ReplyScanner
 from shotover_gevent.codecs.resp_conversation import BLOCKING, SPECIAL, Conversation
 from shotover_gevent.errors import ClientGone, PeerError, UpstreamClosed, UpstreamError, os_error_text
 from shotover_gevent.metrics import Counter, Histogram
 from shotover_gevent.net.address import Address
-from shotover_gevent.net.dial import dial
 from shotover_gevent.net.stream import Stream
 from shotover_gevent.sinks.tcp_single import address_problems
 
@@ -66,6 +67,7 @@ class ValkeySinkSingle(TransformConfig):
         description="Where the server listens: host:port, or unix:/path", examples=["127.0.0.1:6379"])
     connect_timeout_ms: int = Field(
         ge=0, description="How long connecting may take, in milliseconds", examples=[3000])
+    _upstream: Upstream = PrivateAttr(default_factory=Upstream)
     _failed_requests: Counter = PrivateAttr(default_factory=Counter)
     _source_to_sink: Histogram = PrivateAttr(default_factory=Histogram)
 
@@ -73,8 +75,13 @@ class ValkeySinkSingle(TransformConfig):
         """The address must name a host and a port."""
         return address_problems(self.type_name, self.remote_address)
 
+    def upstreams(self) -> Sequence[Upstream]:
+        """The one at ``remote_address``."""
+        return (self._upstream,)
+
     def build(self, context: BuildContext) -> None:
         """Register the counters of this sink."""
+        self._upstream.register(context, self.type_name, self.name, self.remote_address)
         self._failed_requests = context.metrics.counter(
             "shotover_failed_requests_count", "Error replies of the database",
             chain=context.chain, transform=self.type_name)
@@ -129,9 +136,14 @@ class ValkeySink(Sink):
 
     def _connect(self) -> Stream:
         config, context = self._config, self._context
-        sock = dial(Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
-        self._stream = Stream(sock, context.park, context.buffer, owner=self)
-        return self._stream
+        sock = config._upstream.dial(
+            Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
+        return self._use(Stream(sock, context.park, context.buffer, owner=self))
+
+    def _use(self, stream: Stream) -> Stream:
+        self._config._upstream.connections += 1
+        self._stream = stream
+        return stream
 
     # -- every reply answers one request --------------------------------------------------------
 
@@ -300,7 +312,7 @@ class ValkeySink(Sink):
         if state is None:
             return
         context = self._context
-        self._stream = Stream(luggage.unpack(), context.park, context.buffer, owner=self)
+        self._use(Stream(luggage.unpack(), context.park, context.buffer, owner=self))
         self._conversation = Conversation.adopt(state["conversation"])
         self._scanner = ReplyScanner(unpack_bytes(state["pending"]))
         self._has_ended = state["has_ended"]
@@ -308,5 +320,6 @@ class ValkeySink(Sink):
 
     def close(self) -> None:
         """Close the upstream connection."""
-        if self._stream is not None:
+        if self._stream is not None and not self._stream.is_closed:
             self._stream.close()
+            self._config._upstream.connections -= 1

@@ -279,6 +279,7 @@ class BaseSession:
         reply = self.source.protocol.codec.error(text + render(failed[0], failed[1:]))
         if reply and pending and self._client is not None:
             self._client.send(reply * pending)
+            self.source.bytes_sent.value += len(reply) * pending
 
     def _close(self, reason: EndReason) -> None:
         try:

@@ -32,6 +32,7 @@ from shotover_gevent.chain.handoff import (
 from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.codecs.raw import RAW
 from shotover_gevent.errors import SessionEnd, UpstreamError
+from shotover_gevent.metrics import Counter
 from shotover_gevent.net.stream import SEND_STALL_S, Stream
 from shotover_gevent.sinks.tcp_single import TcpSink
 from shotover_gevent.sources.base import BaseSession, EndReason, Hold
@@ -52,14 +53,19 @@ Change = Callable[[Any], bytes]
 class Direction:
     """Bytes from one stream to the other; it owns neither."""
 
-    __slots__ = ("source", "target", "change", "backlog", "has_ended", "error", "stalled_since")
+    __slots__ = (
+        "source", "target", "change", "backlog", "has_ended", "error", "stalled_since", "count",
+    )
 
     fates: ClassVar[Mapping[str, Fate]] = {
         "source": REBUILT, "target": REBUILT, "change": REBUILT, "backlog": EXPORTED,
-        "has_ended": EXPORTED, "error": PINS, "stalled_since": REBUILT,
+        "has_ended": EXPORTED, "error": PINS, "stalled_since": REBUILT, "count": REBUILT,
     }
 
-    def __init__(self, source: Stream, target: Stream, change: Change | None) -> None:
+    def __init__(
+        self, source: Stream, target: Stream, change: Change | None, count: Counter
+    ) -> None:
+        """``count`` counts the bytes that ``source`` brings."""
         self.source = source
         self.target = target
         self.change = change
@@ -67,6 +73,7 @@ class Direction:
         self.has_ended = False
         self.error: OSError | None = None
         self.stalled_since = 0.0
+        self.count = count
         source.owner = self
 
     def pump(self) -> None:
@@ -74,6 +81,7 @@ class Direction:
         source = self.source
         count = source.receive(READ_BYTES)
         if count > 0:
+            self.count.value += count
             data: Any = source.buffer.view[:count]
             if self.change is not None:
                 data = self.change(data)
@@ -147,7 +155,8 @@ class RelaySession(BaseSession):
             return EndReason.FAILED
         down, up = self._changes(sink)
         self._directions = (
-            Direction(self._client, upstream, down), Direction(upstream, self._client, up))
+            Direction(self._client, upstream, down, self.source.bytes_received),
+            Direction(upstream, self._client, up, self.source.bytes_sent))
         for direction, state in zip(self._directions, self._resumed.get("directions", ())):
             direction.adopt(state)
         try:

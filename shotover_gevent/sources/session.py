@@ -73,6 +73,7 @@ class Session(BaseSession):
                 if not self._answer(requests):
                     return EndReason.FAILED
         except MalformedRequest as error:
+            self.source.protocol_errors.value += 1
             logger.warning("failed to decode message: %s", error)
             return self._refuse(error)
         except UpstreamClosed:
@@ -83,7 +84,7 @@ class Session(BaseSession):
         """Park, and yield what arrives; ends at the client's end or when told to stop."""
         park, client, decoder = self.park, self._client, self._decoder
         assert park is not None and client is not None
-        view, clock = client.buffer.view, perf_counter
+        view, clock, received = client.buffer.view, perf_counter, self.source.bytes_received
         while True:
             if self._stop_reason is not None:
                 if self._stop_reason is not EndReason.MOVED:
@@ -97,6 +98,7 @@ class Session(BaseSession):
                 count = client.receive()
                 if count > 0:
                     received_at = clock()
+                    received.value += count
                     requests = decoder.feed(view[:count])
                     if requests:
                         requests.received_at = received_at
@@ -116,6 +118,7 @@ class Session(BaseSession):
             if count == 0:
                 return
             if count > 0:
+                self.source.bytes_received.value += count
                 requests = self._decoder.feed(client.buffer.view[:count])
                 if requests:
                     requests.received_at = perf_counter()
@@ -158,12 +161,14 @@ class Session(BaseSession):
         raw = responses.raw
         if self._context.pushed:
             raw += self._context.take_pushed()
-        if raw:
+        size = len(raw)
+        if size:
             try:
                 self._client.send(raw)
             except OSError as error:
                 raise _SendFailed from error
-        self._adapt(len(raw))
+        self.source.bytes_sent.value += size
+        self._adapt(size)
         if responses.received_at:
             self.source.sink_to_source.observe(perf_counter() - responses.received_at)
 
@@ -197,6 +202,7 @@ class Session(BaseSession):
         try:
             if raw:
                 self._client.send(raw)
+                self.source.bytes_sent.value += len(raw)
         except OSError as error:
             raise ClientGone("the client was lost while a push was sent") from error
 
@@ -206,6 +212,7 @@ class Session(BaseSession):
             return EndReason.FAILED
         if error.reply and self._client is not None:
             self._client.send(error.reply)
+            self.source.bytes_sent.value += len(error.reply)
         return EndReason.MALFORMED
 
 

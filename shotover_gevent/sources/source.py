@@ -90,7 +90,7 @@ class Source:
 
     def _register(self, metrics: MetricStore) -> None:
         label = {"source": self.name}
-        self._opened = metrics.counter("connections_opened", "Connections accepted", **label)
+        self.opened = metrics.counter("connections_opened", "Connections accepted", **label)
         self._accept_failures = metrics.counter(
             "shotover_connections_accept_failures_count", "Errors of accept", **label)
         self._create_failures = metrics.counter(
@@ -98,6 +98,18 @@ class Source:
         self.sink_to_source = metrics.histogram(
             "shotover_sink_to_source_latency_seconds",
             "From a response read to the response written", **label)
+        self.bytes_received = metrics.counter(
+            "shotover_gevent_bytes_received_count", "Bytes read from clients", **label)
+        self.bytes_sent = metrics.counter(
+            "shotover_gevent_bytes_sent_count", "Bytes sent to clients", **label)
+        self.protocol_errors = metrics.counter(
+            "shotover_gevent_protocol_errors_count", "Clients that broke their protocol", **label)
+        self.ended = {
+            reason: metrics.counter(
+                "shotover_gevent_sessions_ended_count", "Connections that have ended",
+                **label, reason=reason.value)
+            for reason in EndReason
+        }
         metrics.gauge(
             "shotover_gevent_sessions", "Connections that are open", lambda: len(self.sessions), **label)
         metrics.gauge(
@@ -151,7 +163,7 @@ class Source:
         """Called in the hub for each accepted connection: count it and start its greenlet."""
         session = self._session_type(self, self._next_id, sock, peer)
         self._next_id += 1
-        self._opened.value += 1
+        self.opened.value += 1
         self.sessions[session] = None
         self._all_ended.clear()
         if self._log.isEnabledFor(logging.INFO):
@@ -202,6 +214,7 @@ class Source:
 
     def session_ended(self, session: BaseSession, reason: EndReason, seconds: float) -> None:
         """Forget a session that has closed everything it owned."""
+        self.ended[reason].value += 1
         del self.sessions[session]
         if not self.sessions:
             self._all_ended.set()

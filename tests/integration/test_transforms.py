@@ -26,7 +26,10 @@ FAMILIES = {
 }
 # Ours: the event loop, the reload, and what every program exports about its process.
 MORE_FAMILIES = {
-    "shotover_gevent_sessions", "shotover_gevent_reloads_count",
+    "shotover_gevent_sessions", "shotover_gevent_sessions_ended_count",
+    "shotover_gevent_bytes_received_count", "shotover_gevent_bytes_sent_count",
+    "shotover_gevent_protocol_errors_count", "shotover_gevent_build_info", "shotover_gevent_ready",
+    "shotover_gevent_reload_timestamp_seconds", "shotover_gevent_reloads_count",
     "shotover_gevent_reload_sessions_count", "shotover_gevent_reload_longest_pause_seconds",
     "shotover_hub_lag_seconds", "process_virtual_memory_bytes", "process_resident_memory_bytes",
     "process_start_time_seconds", "process_cpu_seconds_total", "process_open_fds", "process_max_fds",

@@ -91,7 +91,8 @@ def test_both_sides_may_send_much_at_once() -> None:
         received.append(client.receive(len(MUCH)) == MUCH)
         sending.get(timeout=5)
         client.eof()
-    assert received == [True, True]
+        counted = source.bytes_received.value, source.bytes_sent.value
+    assert (received, counted) == ([True, True], (len(MUCH), len(MUCH)))
 
 
 def test_the_end_of_one_direction_leaves_the_other(log: pytest.LogCaptureFixture) -> None:

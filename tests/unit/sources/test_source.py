@@ -55,10 +55,29 @@ def test_the_metrics_of_a_source_follow_its_clients() -> None:
     assert before == {
         "connections_opened": 0, "shotover_connections_accept_failures_count": 0,
         "shotover_listener_create_failures_count": 0, "shotover_sink_to_source_latency_seconds": 0,
-        "shotover_available_connections_count": 3, "shotover_gevent_sessions": 0}
+        "shotover_available_connections_count": 3, "shotover_gevent_sessions": 0,
+        "shotover_gevent_bytes_received_count": 0, "shotover_gevent_bytes_sent_count": 0,
+        "shotover_gevent_protocol_errors_count": 0, "shotover_gevent_sessions_ended_count": 0}
     assert [
         (each["connections_opened"], each["shotover_available_connections_count"]) for each in (during, after)
     ] == [(2, 1), (2, 2)]
+
+
+def test_bytes_ends_and_protocol_errors_are_counted() -> None:
+    """What is read from clients and sent to them, whatever it is, and why sessions end."""
+    refusal = b"-ERR Protocol error: expected '$', got '!'\r\n"
+    with serving(SINK) as source:
+        first, second = clients(source, 2)
+        first.close()
+        second.ask(b"*1\r\n!x\r\n", refusal)
+        second.eof()
+        second.close()
+        until(lambda: not source.sessions)
+    ended = {reason.value: counter.value for reason, counter in source.ended.items() if counter.value}
+    assert ended == {"client closed": 1, "malformed request": 1}
+    assert source.protocol_errors.value == 1
+    assert source.bytes_received.value == 2 * len(PING) + 8
+    assert source.bytes_sent.value == 2 * len(PONG) + len(refusal)
 
 
 def test_a_drain_goes_chunk_by_chunk_oldest_first(

@@ -1,0 +1,61 @@
+"""What is known of one address of a database: how connecting to it goes, for metrics and status.
+
+One :class:`Upstream` belongs to the configuration object of a sink, and so to all of its sessions.
+It owns no socket: it counts what the sessions of the sink open and close.
+"""
+
+from __future__ import annotations
+
+import socket
+from time import monotonic
+
+from shotover_gevent.chain.transform import BuildContext
+from shotover_gevent.errors import UpstreamError, causes
+from shotover_gevent.metrics import Counter
+from shotover_gevent.net.address import Address
+from shotover_gevent.net.dial import dial
+
+
+class Upstream:
+    """The connections of one sink to one address. Counts for itself until :meth:`register`."""
+
+    def __init__(self) -> None:
+        self.chain = self.transform = self.name = self.address = ""
+        self.connects = Counter()
+        self.failures = Counter()
+        #: Connections that are open now; those who open and close them count.
+        self.connections = 0
+        #: Why the last attempt failed; empty when it worked, or when there was none.
+        self.failure = ""
+        self._failed_at = 0.0
+
+    def register(self, context: BuildContext, transform: str, name: str, address: str) -> None:
+        """Be the ``address`` of the step ``name``, of type ``transform``, in the chain of ``context``."""
+        self.chain, self.transform, self.name, self.address = context.chain, transform, name, address
+        labels = {"chain": context.chain, "transform": transform, "upstream": address}
+        self.connects = context.metrics.counter(
+            "shotover_gevent_upstream_connects_count", "Connections made to a database", **labels)
+        self.failures = context.metrics.counter(
+            "shotover_gevent_upstream_connect_failures_count",
+            "Connections to a database that could not be made", **labels)
+        context.metrics.gauge(
+            "shotover_gevent_upstream_connections", "Connections to a database that are open",
+            lambda: self.connections, **labels)
+
+    def dial(self, address: Address, timeout_s: float) -> socket.socket:
+        """As :func:`~shotover_gevent.net.dial.dial`, and counted."""
+        try:
+            sock = dial(address, timeout_s)
+        except UpstreamError as error:
+            self.failures.value += 1
+            self.failure = ": ".join(causes(error))
+            self._failed_at = monotonic()
+            raise
+        self.connects.value += 1
+        self.failure = ""
+        return sock
+
+    @property
+    def failed_s_ago(self) -> float | None:
+        """Seconds since the last attempt failed; ``None`` when it worked, or when there was none."""
+        return monotonic() - self._failed_at if self.failure else None
