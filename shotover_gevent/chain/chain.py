@@ -14,6 +14,9 @@ from functools import cached_property
 from time import perf_counter
 from typing import Any
 
+from pydantic import SecretBytes, SecretStr
+from pydantic_core import to_jsonable_python
+
 from shotover_gevent.chain.handoff import Luggage
 from shotover_gevent.chain.transform import (
     BuildContext,
@@ -66,8 +69,15 @@ class ChainConfig:
     def identity(self) -> str:
         """Equal for chains that do the same: the types and fields of all steps, as JSON."""
         return json.dumps(
-            [[f"{type(s).__module__}.{type(s).__qualname__}", s.model_dump(mode="json")] for s in self.steps],
-            sort_keys=True)
+            [[f"{type(s).__module__}.{type(s).__qualname__}", s.model_dump()] for s in self.steps],
+            sort_keys=True, default=_real_value)
+
+
+def _real_value(value: Any) -> Any:
+    """What is compared for a value that JSON has no form for. A secret is compared like any other."""
+    if isinstance(value, (SecretStr, SecretBytes)):
+        value = value.get_secret_value()
+    return to_jsonable_python(value)
 
 
 class StepMetrics:

@@ -17,7 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -124,7 +124,8 @@ class TransformConfig(BaseModel):
     The entry's type name is ``type_name``, by default the name of the class.
     """
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True,
+                              hide_input_in_errors=True)
 
     type_name: ClassVar[str] = ""
     terminating: ClassVar[bool] = False
@@ -140,6 +141,10 @@ class TransformConfig(BaseModel):
         super().__init_subclass__(**kwargs)
         if "type_name" not in cls.__dict__:
             cls.type_name = cls.__name__
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # Any other value may be a secret, and where a repr ends up, nobody knows.
+        yield "name", self.name
 
     def problems(self) -> list[str]:
         """What is wrong with the values beyond their types: ``Type:``, then lines indented by two."""

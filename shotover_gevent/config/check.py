@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from os import fspath
 from typing import TypeVar
 
-from shotover_gevent.config.load import FilePath, load_config
+from shotover_gevent.config.load import Environ, FilePath, load_config
 from shotover_gevent.config.model import GeneralConfig
 from shotover_gevent.config.registry import Registry
 from shotover_gevent.config.topology import SourceEntry, Topology, load_topology
@@ -52,15 +52,17 @@ class Check:
 
 
 def check_files(
-    config_path: FilePath, topology_path: FilePath, registry: Registry | None = None
+    config_path: FilePath, topology_path: FilePath, registry: Registry | None = None,
+    environ: Environ | None = None,
 ) -> Check:
-    """Read both files, whatever is wrong with the first."""
+    """Read both files, whatever is wrong with the first, with the variables of ``environ``, by
+    default those of this process."""
     problems: list[Problem] = []
     return Check(
         config_file=fspath(config_path),
         topology_file=fspath(topology_path),
-        config=_tried(lambda: load_config(config_path), problems),
-        topology=_tried(lambda: load_topology(topology_path, registry), problems),
+        config=_tried(lambda: load_config(config_path, environ), problems),
+        topology=_tried(lambda: load_topology(topology_path, registry, environ), problems),
         problems=tuple(problems),
     )
 

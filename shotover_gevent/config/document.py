@@ -12,6 +12,9 @@ from shotover_gevent.errors import Problem
 
 Path = tuple[str | int, ...]
 
+# As much of a wrong text as is shown: it is to be recognised, not to be read.
+MAX_SHOWN = 60
+
 _SIMPLE_KEY = re.compile(r"[\w.:-]+")
 
 
@@ -22,17 +25,45 @@ class Place(NamedTuple):
     column: int
 
 
+# A value of a variable that is at least so long is taken out of a message wherever it stands; a
+# shorter one where it is quoted, since its characters are in other words, too.
+MIN_MASKED = 4
+
+
+class Inserted(NamedTuple):
+    """A value with variables: as it is ``written`` in the file, the ``text`` that it has become, and
+    whether it is one variable and nothing else."""
+
+    written: str
+    text: str
+    is_whole: bool
+
+    def hidden_in(self, text: str) -> str:
+        """The text with what is written in the place of what it has become."""
+        escaped = json.dumps(self.text, ensure_ascii=False)[1:-1]
+        forms = {self.text, escaped, repr(self.text)[1:-1], escaped[:MAX_SHOWN]}
+        for form in sorted(forms, key=len, reverse=True):
+            if len(form) >= MIN_MASKED:
+                text = text.replace(form, self.written)
+            for around in ("'%s'", '"%s"', "number %s"):
+                text = text.replace(around % form, around % self.written)
+        return text
+
+
 @dataclass
 class Document:
     """The data of one file. ``values`` and ``keys`` hold places by path; ``plain`` the unquoted
-    scalars as they are written; ``problems`` what is wrong already."""
+    scalars as they are written; ``inserted`` the values with variables; ``problems`` what is wrong
+    already, ``unreadable`` where nothing more is to be said."""
 
     file: str
     data: Any = None
     values: dict[Path, Place] = field(default_factory=dict)
     keys: dict[Path, Place] = field(default_factory=dict)
     plain: dict[Path, str] = field(default_factory=dict)
+    inserted: dict[Path, Inserted] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    unreadable: set[Path] = field(default_factory=set)
 
     def place(self, path: Path, *, of_key: bool = False) -> Place:
         """Where the value (or the key) is written; what is not there has the place of its owner."""
@@ -61,7 +92,13 @@ class Document:
     def refuse(
         self, path: Path, message: str, suggestion: str | None = None, *, of_key: bool = False
     ) -> None:
-        """Note a problem."""
+        """Note a problem. Values of variables in it are shown as they are written in the file."""
+        if path in self.unreadable:
+            return
+        for found, inserted in self.inserted.items():
+            if found[:len(path)] == path or path[:len(found)] == found:
+                message = inserted.hidden_in(message)
+                suggestion = None if suggestion is None else inserted.hidden_in(suggestion)
         place = self.place(path, of_key=of_key)
         self.problems.append(self.problem_at(place, path, message, suggestion))
 
@@ -72,6 +109,12 @@ class Document:
         shown = None if suggestion is None else printable(suggestion)
         return Problem(
             self.file, place.line, place.column, path_text(path), printable(message), shown)
+
+    def hidden(self, text: str) -> str:
+        """A text about the whole file, with values of variables as they are written."""
+        for inserted in self.inserted.values():
+            text = inserted.hidden_in(text)
+        return text
 
     def sorted_problems(self) -> list[Problem]:
         """The problems in file order, those in one place in the order they were found."""

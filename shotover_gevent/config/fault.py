@@ -17,13 +17,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from shotover_gevent.config.document import Path
+from shotover_gevent.config.document import MAX_SHOWN, Path
 from shotover_gevent.errors import ShotoverError
 
 # The type of the pydantic error that carries a fault up through an outer model.
 _CARRIER = "shotover_gevent_fault"
-# As much of a wrong text as is shown: it is to be recognised, not to be read.
-MAX_SHOWN = 60
 
 M = TypeVar("M", bound=BaseModel)
 

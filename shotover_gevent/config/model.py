@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from shotover_gevent.net.address import Address
 
@@ -15,12 +16,22 @@ Unsigned = Annotated[int, Field(ge=0, le=2**64 - 1)]
 class GeneralConfig(BaseModel):
     """``config.yaml``: what to log, and where to serve metrics."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
     main_log_level: str = Field(
         description="What to log: directives, separated by commas", examples=["info"])
     observability_interface: str | None = Field(
         None, description="Where to serve metrics and health: ip:port", examples=["127.0.0.1:9001"])
+
+    _written: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def note_variables(self, written: Mapping[str, str]) -> None:
+        """Fields whose values came from variables; what is written for them is printed instead."""
+        self._written.update(written)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, self._written.get(name or "", value)
 
     @property
     def observability_address(self) -> Address | None:
@@ -51,7 +62,7 @@ class SourceFields(BaseModel):
 
     # The chain is read entry by entry, so it may be anything here.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
     name: str = Field(description="Names the source and its chain in logs and metrics")
     listen_addr: str = Field(

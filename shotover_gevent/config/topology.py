@@ -7,17 +7,23 @@ sources come together: each entry by itself (types and fields), then the topolog
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel
 
 from shotover_gevent.chain.transform import TransformConfig
-from shotover_gevent.config.document import Document, Path
+from shotover_gevent.config.document import Document, Inserted, Path
 from shotover_gevent.config.fault import Fault, Faults, describe, did_you_mean, validate
-from shotover_gevent.config.load import open_document, parse_document, parse_texts
+from shotover_gevent.config.load import (
+    Environ,
+    open_document,
+    parse_document,
+    parse_texts,
+    validated,
+)
 from shotover_gevent.config.model import SourceFields, listen_address
 from shotover_gevent.config.registry import Registry, UnknownType, unknown_type
 from shotover_gevent.config.step import StepFactory, singleton
@@ -25,11 +31,13 @@ from shotover_gevent.config.validation import SourceDraft, Validation
 from shotover_gevent.errors import ConfigError
 from shotover_gevent.net.address import Address
 
-R = TypeVar("R")
-
 SOURCE_TYPES = ("Tcp", "Valkey")
 # Sources of Shotover Proxy that are known by name.
 SOURCES_NOT_YET = ("Cassandra", "Kafka", "OpenSearch")
+
+
+# Fields whose values everybody can see: in logs and metrics, and in the list of the machine's listeners.
+PUBLIC = frozenset({"name", "listen_addr"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +55,20 @@ class SourceEntry:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """All sources, in the order of the file."""
+    """All sources, in the order of the file.
+
+    ``inserted`` has the values that came from variables, by their path.
+    """
 
     sources: tuple[SourceEntry, ...]
+    inserted: Mapping[Path, Inserted] = field(default_factory=dict, repr=False, compare=False)
 
     def describe(self) -> dict[str, Any]:
-        """The topology in the shape of its file, of plain values, for a log line."""
-        return {"sources": [
+        """The topology in the shape of its file, of plain values, for a log line.
+
+        What came from a variable is shown as it is written: ``${PASSWORD}``.
+        """
+        described: dict[str, Any] = {"sources": [
             {source.type_name: {
                 "name": source.name,
                 "listen_addr": str(source.listen_addr),
@@ -64,21 +79,29 @@ class Topology:
             }}
             for source in self.sources
         ]}
+        for path, inserted in self.inserted.items():
+            _write(described, path, inserted.written)
+            described = _hidden(described, inserted)
+        return described
 
 
 def parse_topology(
-    data: Mapping[str, Any] | str, registry: Registry | None = None, file: str = "<topology>"
+    data: Mapping[str, Any] | str, registry: Registry | None = None, file: str = "<topology>",
+    environ: Environ | None = None,
 ) -> Topology:
     """The topology in a YAML text, or in data of the same shape; in data, an entry of a chain may be
-    a configuration object. ``file`` is how problems call it. Raises ``ConfigError``."""
+    a configuration object. ``file`` is how problems call it. Variables of ``environ``, by default those
+    of the process, are put into a text only. Raises ``ConfigError``."""
     if isinstance(data, str):
-        return _read(parse_document(data, file, "topology"), registry)
+        return _read(parse_document(data, file, "topology", environ), registry)
     return _read(Document.of(dict(data), file), registry)
 
 
-def load_topology(path: str | PathLike[str], registry: Registry | None = None) -> Topology:
+def load_topology(
+    path: str | PathLike[str], registry: Registry | None = None, environ: Environ | None = None
+) -> Topology:
     """The topology in a file. Raises ``ConfigError``, of a file that cannot be opened, too."""
-    return _read(open_document(path, "topology"), registry)
+    return _read(open_document(path, "topology", environ), registry)
 
 
 def _read(document: Document, registry: Registry | None) -> Topology:
@@ -90,8 +113,10 @@ def _read(document: Document, registry: Registry | None) -> Topology:
     if unreadable:
         raise ConfigError(document.sorted_problems(), parse_texts(unreadable, document.file, "topology"))
     if text:
-        raise ConfigError(document.sorted_problems(), [text])
-    return Topology(tuple(_entry(draft, fields) for draft, fields in drafts if fields))
+        raise ConfigError(document.sorted_problems(), [document.hidden(text)])
+    return Topology(
+        tuple(_entry(draft, fields) for draft, fields in drafts if fields),
+        {path: each for path, each in document.inserted.items() if path[-1] not in PUBLIC})
 
 
 class _Reader:
@@ -135,7 +160,7 @@ class _Reader:
             return None
         fields: SourceFields | None = None
         try:
-            fields = self._validated(path, lambda: validate(SourceFields, body))
+            fields = validated(self._document, path, lambda: validate(SourceFields, body))
         except Faults as faults:
             self._note(path, faults.faults)
         body = body if isinstance(body, dict) else {}
@@ -156,29 +181,12 @@ class _Reader:
         steps: list[TransformConfig | None] = []
         for index, entry in enumerate(chain):
             try:
-                steps.append(self._validated((*path, index), lambda: self._factory.step(entry)))
+                steps.append(validated(
+                    self._document, (*path, index), lambda: self._factory.step(entry)))
             except Faults as faults:
                 steps.append(None)
                 self._note((*path, index), faults.faults)
         return steps, self._factory.paths(chain, path)
-
-    def _validated(self, path: Path, make: Callable[[], R]) -> R:
-        """What ``make`` returns. A text field takes a plain number or boolean as it is written, as
-        Shotover does: where one was refused, it is replaced by its text, once, and all is checked
-        again."""
-        try:
-            return make()
-        except Faults as faults:
-            texts = {
-                found: text for fault in faults.faults if fault.wants_text
-                and (text := self._document.plain.get(found := (*path, *fault.path)))
-                and self._document.at(found) is not None
-            }
-            if not texts:
-                raise
-        for found, text in texts.items():
-            self._document.replace(found, text)
-        return make()
 
     def _refuse_type(self, path: Path, type_name: str) -> None:
         if type_name in SOURCES_NOT_YET:
@@ -209,6 +217,29 @@ def _entry(draft: SourceDraft, fields: SourceFields) -> SourceEntry:
         timeout=fields.timeout,
         chain=tuple(step for step in draft.steps or () if step is not None),
     )
+
+
+def _hidden(described: Any, inserted: Inserted) -> Any:
+    """The same, where the objects have the value in another place than the file."""
+    if isinstance(described, dict):
+        return {key: _hidden(value, inserted) for key, value in described.items()}
+    if isinstance(described, list):
+        return [_hidden(value, inserted) for value in described]
+    if described == inserted.text:
+        return inserted.written
+    return inserted.hidden_in(described) if isinstance(described, str) else described
+
+
+def _write(described: Any, path: Path, text: str) -> None:
+    """Put a text at a path, if the objects have the shape of the file there."""
+    *owners, last = path
+    for part in owners:
+        try:
+            described = described[part]
+        except (LookupError, TypeError):
+            return
+    if isinstance(described, dict) and last in described or isinstance(described, list):
+        described[last] = text
 
 
 def _plain(value: Any) -> Any:

@@ -182,13 +182,21 @@ def _scalar(node: ScalarNode) -> Any:
     text = _text(node)
     if node.style is not None:
         return text
+    try:
+        return plain_value(text)
+    except ValueError as error:
+        raise _Refused(node.start_mark, str(error)) from error
+
+
+def plain_value(text: str) -> Any:
+    """What a text means when it is written without quotes. Raises ``ValueError``."""
     if text in _NULL:
         return None
     if text in _BOOL:
         return _BOOL[text]
     if _INTEGER.fullmatch(text) or _RADIX.fullmatch(text):
         if len(text) > MAX_DIGITS:
-            raise _Refused(node.start_mark, f"a number of more than {MAX_DIGITS} digits")
+            raise ValueError(f"a number of more than {MAX_DIGITS} digits")
         return int(text, 0)
     if _SPECIAL.fullmatch(text):
         return float(text.replace(".", ""))

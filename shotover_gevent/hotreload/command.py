@@ -131,8 +131,7 @@ def _run(
     """Start the successor and wait until it serves: its pid, and its account of the reload."""
     proc = Path("/proc", str(predecessor))
     try:
-        environ = dict(
-            entry.split("=", 1) for entry in _strings(proc / "environ") if "=" in entry)
+        environ = environ_of(proc)
         command = command or serve_command(proc)
         folder = os.readlink(proc / "cwd")
     except OSError as error:
@@ -167,6 +166,11 @@ def _run(
 def _strings(path: Path) -> list[str]:
     """The zero-terminated strings of a file in ``/proc``."""
     return [os.fsdecode(part) for part in path.read_bytes().split(b"\0")[:-1]]
+
+
+def environ_of(proc: Path) -> dict[str, str]:
+    """The environment that the process with that folder was started with. Raises ``OSError``."""
+    return dict(entry.split("=", 1) for entry in _strings(proc / "environ") if "=" in entry)
 
 
 def serve_command(proc: Path) -> list[str]:

@@ -29,7 +29,7 @@ from shotover_gevent.config.topology import Topology
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError, ShotoverError, causes, os_error_text
 from shotover_gevent.hotreload.client import connect, resolve
-from shotover_gevent.hotreload.command import predecessor_at, serve_command
+from shotover_gevent.hotreload.command import environ_of, predecessor_at, serve_command
 from shotover_gevent.hotreload.dialect import PROTOCOL, STEP_S, LeaseLost, Line, fingerprint
 from shotover_gevent.hotreload.dialect import field as field_of
 from shotover_gevent.net.address import Address
@@ -207,11 +207,12 @@ def _successor(
     try:
         command = list(command) or serve_command(proc)
         folder = os.readlink(proc / "cwd")
+        environ = environ_of(proc)
     except OSError as error:
         raise HotReloadError(f"cannot see how process {predecessor} was started: {error}") from error
     with _in_folder(folder, command):
         options = _options(command, parse)
-        found = check_files(options.config_file, options.topology_file)
+        found = check_files(options.config_file, options.topology_file, environ=environ)
         if found.topology is None or found.config is None:
             raise HotReloadError(found.as_text())
         try:
