@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,9 +27,14 @@ from shotover_gevent.chain import (
 )
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.net.address import Address
-from shotover_gevent.net.stream import Park, ReceiveBuffer
 from shotover_gevent.sources.source import Runtime, Source
+from shotover_gevent.testing.session import session_context
 from tests.client import CLIENT_S, Client
+
+__all__ = [
+    "Answerer", "ScriptedServer", "Step", "connect", "descriptors", "keeps_descriptors", "reset", "serving",
+    "session_context", "summary", "until",
+]
 
 Push = Callable[[Batch, Callable[[Batch], None]], None]
 
@@ -81,13 +85,6 @@ class _Answerer(Sink):
 
     def transform(self, requests: Batch, next: Next) -> Batch:
         return self._config.answer(requests)
-
-
-def session_context(emit: Callable[[Batch], None] = lambda pushes: None, chain: str = "c") -> SessionContext:
-    """What a session gives its transforms; the greenlet that calls this is the one that waits."""
-    return SessionContext(
-        source="s", chain=chain, session_id=1, client_address="127.0.0.1", park=Park(),
-        buffer=ReceiveBuffer(), emit=emit)
 
 
 @contextmanager
@@ -154,8 +151,7 @@ def until(check: Callable[[], Any], timeout_s: float = CLIENT_S) -> Any:
 
 def reset(client: Client) -> None:
     """Close so that the peer sees a reset instead of the end."""
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
+    client.reset()
 
 
 def descriptors() -> int:

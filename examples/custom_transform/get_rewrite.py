@@ -10,6 +10,7 @@ on the module path:
 from __future__ import annotations
 
 from shotover_gevent.chain import Batch, Next, SessionContext, Transform, TransformConfig
+from shotover_gevent.chain.handoff import REBUILT
 
 
 class ValkeyGetRewrite(TransformConfig):
@@ -24,6 +25,8 @@ class ValkeyGetRewrite(TransformConfig):
 
 class Rewriter(Transform):
     """Replaces responses; everything else passes as the bytes that arrived."""
+
+    fates = {"result": REBUILT}  # by session(), in whatever process the session lives
 
     def __init__(self, result: bytes) -> None:
         self.result = result

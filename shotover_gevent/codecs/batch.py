@@ -151,6 +151,8 @@ class Batch:
         """The messages; the batch is split at the first call and lives as messages from then on."""
         if self._messages is None:
             raw, codec, start = self._raw, self.codec, 0
+            if raw and not self._count:
+                return []  # bytes without structure: looking for messages must not lose them
             self._messages = messages = []
             for end in self.bounds:
                 messages.append(Message(codec, raw[start:end]))

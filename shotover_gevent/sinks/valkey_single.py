@@ -151,6 +151,8 @@ class ValkeySink(Sink):
         """Read until as many values have come as there are requests."""
         stream, missing = self._stream, len(requests)
         assert stream is not None
+        if not missing:  # a transform above has answered all of them
+            return Batch(RESP, b"", ())
         reader = self._reader or self._new_reader()
         gets, view = reader.gets, stream.buffer.view
         is_resp3 = self._conversation.is_resp3

@@ -41,3 +41,9 @@ def test_bytes_are_shown_up_to_a_length():
     """A line for a person shows the first bytes and the number of all."""
     assert RAW.render(Message(RAW, b"\0a\n")) == "Tcp 3 bytes b'\\x00a\\n'"
     assert RAW.render(Message(RAW, bytes(1000))) == f"Tcp 1000 bytes {bytes(64)!r}..."
+
+
+def test_looking_for_messages_loses_no_bytes():
+    """A transform that goes through the messages of a batch finds none, and the bytes pass all the same."""
+    batch = RawDecoder().feed(b"abc")
+    assert (list(batch), batch.messages, batch.raw, len(batch)) == ([], [], b"abc", 0)

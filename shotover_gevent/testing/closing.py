@@ -1,0 +1,84 @@
+"""Counting how often the transforms of a configuration object are closed, those of sub-chains too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+from shotover_gevent.chain.transform import Transform, TransformConfig
+
+
+@dataclass(slots=True)
+class Closings:
+    """The transforms that were made, and how often each was closed."""
+
+    made: list[Transform] = field(default_factory=list)
+    counts: dict[int, int] = field(default_factory=dict)
+    _closing: set[int] = field(default_factory=set)
+
+    def closed(self, times: int) -> list[str]:
+        """The types of those that were closed exactly so many times."""
+        return [type(each).__name__ for each in self.made if self.counts.get(id(each), 0) == times]
+
+    def most(self) -> int:
+        """How often the one was closed that was closed most often."""
+        return max(self.counts.values(), default=0)
+
+
+def all_steps(config: TransformConfig) -> Iterator[TransformConfig]:
+    """The configuration object, and those of its sub-chains at any depth."""
+    yield config
+    for _, chain in config.subchains():
+        for step in chain:
+            yield from all_steps(step)
+
+
+@contextmanager
+def counting_closings(config: TransformConfig) -> Iterator[Closings]:
+    """Count, until the end of the block; the classes are as before afterwards."""
+    counted = Closings()
+    with ExitStack() as stack:
+        seen: set[type] = set()
+
+        def once(kind: type) -> bool:
+            is_new = kind not in seen
+            seen.add(kind)
+            return is_new
+
+        def watch(kind: type[TransformConfig]) -> None:
+            original = kind.session
+
+            def session(self: TransformConfig, context: Any) -> Transform:
+                made = original(self, context)
+                if isinstance(made, Transform):
+                    counted.made.append(made)
+                    if once(type(made)):
+                        stack.enter_context(patch.object(type(made), "close", _counted(type(made), counted)))
+                return made
+
+            stack.enter_context(patch.object(kind, "session", session))
+
+        for step in all_steps(config):
+            if once(type(step)):
+                watch(type(step))
+        yield counted
+
+
+def _counted(kind: type[Transform], counted: Closings) -> Any:
+    original = kind.close
+
+    def close(self: Transform) -> None:
+        is_outermost = id(self) not in counted._closing  # a close() that calls its parent's is one
+        if is_outermost:
+            counted._closing.add(id(self))
+            counted.counts[id(self)] = counted.counts.get(id(self), 0) + 1
+        try:
+            original(self)
+        finally:
+            if is_outermost:
+                counted._closing.discard(id(self))
+
+    return close

@@ -1,0 +1,81 @@
+"""Every built-in transform and sink keeps the contract, and says what it does that others do not.
+
+A new transform gets a row in :data:`EXAMPLES`: the fields of its YAML entry, without ``name``, and what
+it declares. ``{upstream}`` in a text is the address of a database that answers every request.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from shotover_gevent.chain import TransformConfig
+from shotover_gevent.config.registry import BUILT_IN, Registry
+from shotover_gevent.config.step import StepFactory
+from shotover_gevent.testing import AnsweringUpstream, check_transform
+
+
+@dataclass(frozen=True)
+class Example:
+    """A valid entry of a type, and what :func:`check_transform` is to be told of it."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    declares: dict[str, Any] = field(default_factory=dict)
+
+
+CONNECTION = {"remote_address": "{upstream}", "connect_timeout_ms": 2000}
+
+EXAMPLES: dict[str, Example] = {
+    "DebugPrinter": Example(),
+    "DebugReturner": Example({"Valkey": "42"}),
+    "NullSink": Example(),
+    "QueryCounter": Example({"counter_name": "main"}),
+    "QueryTypeFilter": Example({"DenyList": ["Write"]}),
+    # A relayed session connects before anything else; one that has not yet stays where it is.
+    "TcpSinkSingle": Example(CONNECTION),
+    "ValkeySinkSingle": Example(CONNECTION),
+}
+
+FILE = "tests/unit/transforms/test_contract.py"
+
+
+def with_upstream(value: Any, address: str) -> Any:
+    """The value, a new one at any depth, with the address of the database."""
+    if isinstance(value, dict):
+        return {key: with_upstream(item, address) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_upstream(item, address) for item in value]
+    return value.replace("{upstream}", address) if isinstance(value, str) else value
+
+
+def needs_upstream(value: Any) -> bool:
+    """Whether the address of the database is in the value."""
+    return "{upstream}" in repr(value)
+
+
+@pytest.mark.parametrize("type_name", sorted(BUILT_IN))
+def test_every_built_in_transform_keeps_the_contract(type_name: str) -> None:
+    """Each type of the registry passes the check that authors run on theirs."""
+    example = EXAMPLES.get(type_name)
+    assert example is not None, f"{type_name} has no example yet: add a row to EXAMPLES in {FILE}"
+    protocols = Registry().find(type_name).protocols
+    with ExitStack() as stack:
+        address, options = "", dict(example.declares)
+        if needs_upstream(example.fields):
+            protocol = options.get("protocol") or (protocols[0] if protocols else "Valkey")
+            upstream = stack.enter_context(AnsweringUpstream(protocol=protocol))
+            address, options["upstream"] = upstream.address, upstream
+
+        def make() -> TransformConfig:
+            body = {"name": "example", **with_upstream(example.fields, address)}
+            return StepFactory(Registry()).step({type_name: body})
+
+        check_transform(make, **options)
+
+
+def test_no_example_is_left_over() -> None:
+    """Every row is of a type that exists."""
+    assert sorted(set(EXAMPLES) - set(BUILT_IN)) == []
