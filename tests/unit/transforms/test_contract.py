@@ -34,7 +34,7 @@ EXAMPLES: dict[str, Example] = {
     "NullSink": Example(),
     "QueryCounter": Example({"counter_name": "main"}),
     "QueryTypeFilter": Example({"DenyList": ["Write"]}),
-    # A relayed session connects before anything else; one that has not yet stays where it is.
+    "RequestThrottling": Example({"max_requests_per_second": 10000}),
     "TcpSinkSingle": Example(CONNECTION),
     "ValkeySinkSingle": Example(CONNECTION),
 }
