@@ -48,7 +48,7 @@ from shotover_gevent.hotreload.protocol import ListenerResponse
 from shotover_gevent.hotreload.server import HotReloadServer
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.fdpass import close_all
-from shotover_gevent.observability.http import AdminServer
+from shotover_gevent.observability.http import AdminServer, HttpServer, SwitchServer
 from shotover_gevent.sources.base import BaseSession
 from shotover_gevent.sources.source import Runtime, Source
 
@@ -131,6 +131,7 @@ class Proxy:
         self._hotreload_socket = os.fspath(hotreload_socket) if hotreload_socket else None
         self._hotreload_server: HotReloadServer | None = None
         self._admin: AdminServer | None = None
+        self._switches: list[SwitchServer] = []
         self._set_filter = set_filter
         #: How this process took over from another, once it has.
         self.last_reload: dict[str, Any] | None = None
@@ -177,8 +178,8 @@ class Proxy:
                 self._reloads.not_taken()
                 self.stop()
                 raise
-        if self._admin is not None:
-            self._admin.start()
+        for server in self._http_servers:
+            server.start()
 
     def _report(self, handover: Handover) -> dict[str, Any]:
         """How this process took over, for whoever asked for it."""
@@ -211,6 +212,15 @@ class Proxy:
                 address if sock is None else sock, self.runtime.metrics,
                 ready=self._readiness, live=lambda: (True, "ok"), set_filter=self._set_filter)
 
+        for endpoint in self.runtime.endpoints:
+            sock = handover.take(endpoint.address) if handover is not None else None
+            self._switches.append(
+                SwitchServer(endpoint.address if sock is None else sock, endpoint.application))
+
+    @property
+    def _http_servers(self) -> list[HttpServer]:
+        return [*([self._admin] if self._admin is not None else []), *self._switches]
+
     def _start_hotreload_server(self) -> None:
         if self._hotreload_socket is not None:
             server = HotReloadServer(self._hotreload_socket, self, counts=self._reloads)
@@ -242,7 +252,8 @@ class Proxy:
     def addresses(self) -> list[Address]:
         """Every address that the configuration says to listen at, the admin interface's too."""
         admin = self.config.observability_address
-        return [source.listen_addr for source in self.sources] + ([admin] if admin else [])
+        others = [endpoint.address for endpoint in self.runtime.endpoints]
+        return [source.listen_addr for source in self.sources] + ([admin] if admin else []) + others
 
     @property
     def is_retired(self) -> bool:
@@ -256,8 +267,9 @@ class Proxy:
             for source in self.sources:
                 if source.listener is not None:
                     lent.append(ListenerResponse(source.address, source.listener.lend()))
-            if self._admin is not None and (sock := self._admin.lend()) is not None:
-                lent.append(ListenerResponse(Address.of(sock.getsockname()), sock))
+            for server in self._http_servers:
+                if (sock := server.lend()) is not None:
+                    lent.append(ListenerResponse(Address.of(sock.getsockname()), sock))
         except BaseException:
             close_all([each.listener for each in lent if each.listener is not None])
             raise
@@ -327,14 +339,14 @@ class Proxy:
         self.state = State.DRAINING
         for source in self.sources:
             source.retire(str(source.address) in lent)
-        if self._admin is not None:
-            self._admin.close()
+        for server in self._http_servers:
+            server.close()
 
     def _end(self) -> None:
         for source in self.sources:
             source.close()
-        if self._admin is not None:
-            self._admin.close()
+        for server in self._http_servers:
+            server.close()
         if self._hotreload_server is not None:
             self._hotreload_server.close()
         self.state = State.STOPPED

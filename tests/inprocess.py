@@ -25,6 +25,7 @@ from shotover_gevent.chain import (
     Transform,
     TransformConfig,
 )
+from shotover_gevent.chain.handoff import REBUILT
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.net.address import Address
 from shotover_gevent.sources.source import Runtime, Source
@@ -80,6 +81,8 @@ class Answerer(TransformConfig):
 
 
 class _Answerer(Sink):
+    fates = {"_config": REBUILT}
+
     def __init__(self, config: Answerer) -> None:
         self._config = config
 

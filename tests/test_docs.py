@@ -317,6 +317,7 @@ def exposed(stage_port: int) -> dict[str, tuple[str, str]]:
     chain = [
         {"QueryCounter": {"name": "count", "counter_name": "main"}},
         {"RequestThrottling": {"name": "limit", "max_requests_per_second": 50}},
+        {"Tee": {"name": "tee", "chain": [{"NullSink": {"name": "null"}}]}},
         {"ValkeySinkSingle": {
             "name": "sink", "remote_address": "127.0.0.1:1", "connect_timeout_ms": 1000}},
     ]

@@ -18,8 +18,10 @@ from pydantic import SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
 from shotover_gevent.chain.handoff import Luggage
+from shotover_gevent.chain.steps import describe
 from shotover_gevent.chain.transform import (
     BuildContext,
+    Endpoint,
     Next,
     SessionContext,
     Transform,
@@ -33,14 +35,19 @@ logger = logging.getLogger(__name__)
 
 
 class ChainConfig:
-    """The steps of one chain and its counters, shared by all sessions."""
+    """The steps of one chain and its counters, shared by all sessions.
+
+    ``gathers`` says whether whoever runs it asks :meth:`Chain.patience_s` before.
+    """
 
     def __init__(
-        self, name: str, protocol: str, steps: Sequence[TransformConfig], metrics: MetricStore
+        self, name: str, protocol: str, steps: Sequence[TransformConfig], metrics: MetricStore,
+        endpoints: list[Endpoint] | None = None,
     ) -> None:
         self.name = name
         self.protocol = protocol
         self.steps = tuple(steps)
+        self.gathers = any(step.gathers for step in self.steps)
         labels = {"chain": name}
         self.total = metrics.counter(
             "shotover_chain_total_count", "Runs of the chain, empty ones too", **labels)
@@ -53,7 +60,9 @@ class ChainConfig:
         self.latency = metrics.histogram(
             "shotover_chain_latency_seconds", "Duration of a run", **labels)
         self.step_metrics = [StepMetrics(step.type_name, metrics) for step in self.steps]
-        context = BuildContext(metrics=metrics, chain=name, protocol=protocol)
+        context = BuildContext(
+            metrics=metrics, chain=name, protocol=protocol,
+            endpoints=[] if endpoints is None else endpoints)
         for step in self.steps:
             step.build(context)
 
@@ -69,8 +78,7 @@ class ChainConfig:
     def identity(self) -> str:
         """Equal for chains that do the same: the types and fields of all steps, as JSON."""
         return json.dumps(
-            [[f"{type(s).__module__}.{type(s).__qualname__}", s.model_dump()] for s in self.steps],
-            sort_keys=True, default=_real_value)
+            [describe(step) for step in self.steps], sort_keys=True, default=_real_value)
 
 
 def _real_value(value: Any) -> Any:
@@ -112,6 +120,10 @@ class Chain:
         for index in reversed(range(len(config.steps))):
             run = _link(config, index, self.transforms[index], run)
         self.run = _count_runs(config, run)
+
+    def patience_s(self, count: int, since: float) -> float:
+        """How much longer ``count`` requests, the first of them read at ``since``, may wait for more."""
+        return max(transform.patience_s(count, since) for transform in self.transforms)
 
     def export(self, luggage: Luggage) -> list[Any]:
         """The state of every transform, in the order of the steps. Raises ``Pinned``."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, Strict, ValidationInfo, WithJsonSchema
+from pydantic import PlainSerializer, PlainValidator, Strict, ValidationInfo, WithJsonSchema
 
 from shotover_gevent.chain.transform import TransformConfig
 
@@ -36,7 +36,15 @@ def _step(value: Any, info: ValidationInfo) -> TransformConfig:
     return make(value)  # type: ignore[no-any-return]
 
 
+def describe(step: TransformConfig) -> list[Any]:
+    """The type and the fields of a step, those of its sub-chains too: equal for steps that do the same."""
+    kind = type(step)
+    return [f"{kind.__module__}.{kind.__qualname__}", step.model_dump()]
+
+
+# By itself, pydantic would write the fields of the base class only.
+Step = Annotated[TransformConfig, PlainValidator(_step), PlainSerializer(describe)]
+
 # Not strict, so that a list is taken as well; the steps themselves stay strict.
 Steps = Annotated[
-    tuple[Annotated[TransformConfig, PlainValidator(_step)], ...], Strict(False),
-    WithJsonSchema({"type": "array", "format": CHAIN_FORMAT})]
+    tuple[Step, ...], Strict(False), WithJsonSchema({"type": "array", "format": CHAIN_FORMAT})]

@@ -17,7 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,20 +27,34 @@ from shotover_gevent.chain.handoff import Movable
 from shotover_gevent.codecs.batch import Batch
 
 if TYPE_CHECKING:
+    from shotover_gevent.chain.subchain import SubChain
     from shotover_gevent.chain.upstream import Upstream
     from shotover_gevent.metrics import MetricStore
+    from shotover_gevent.net.address import Address
     from shotover_gevent.net.stream import Park, ReceiveBuffer
 
 Next = Callable[[Batch], Batch]
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An HTTP interface of a transform: where, and a WSGI application."""
+
+    address: Address
+    application: Callable[..., Iterable[bytes]]
+
+
 @dataclass(slots=True)
 class BuildContext:
-    """What a configuration object is given when its chain is built, once per process."""
+    """What a configuration object is given when its chain is built, once per process.
+
+    What is appended to ``endpoints`` is served while the proxy accepts clients.
+    """
 
     metrics: MetricStore
     chain: str
     protocol: str
+    endpoints: list[Endpoint] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -49,7 +63,8 @@ class SessionContext:
 
     ``client_address`` is the peer's IP; ``park`` is where the session's greenlet waits, and
     ``buffer`` where its streams read into. ``above`` grows while the chain is made: when a
-    transform is made, it holds those above it.
+    transform is made, it holds those above it. ``inner`` are the sub-chains that transforms have
+    made (:mod:`shotover_gevent.chain.subchain`); each has a context of its own.
     """
 
     source: str
@@ -63,15 +78,17 @@ class SessionContext:
     send_pushed: Callable[[], None] = lambda: None
     above: list[Transform] = field(default_factory=list)
     pushed: list[bytes] = field(default_factory=list)
+    inner: list[SubChain] = field(default_factory=list)
 
-    def pusher(self) -> Callable[[Batch], None]:
-        """How the transform being made sends a push: through those above it, to the client.
+    def pusher(self, top: Callable[[Batch], None] | None = None) -> Callable[[Batch], None]:
+        """How the transform being made sends a push: through those above it, to the client, or to
+        ``top`` instead.
 
         While the session runs a batch, what arrives at the top is collected in ``pushed`` and
         leaves with the responses; :meth:`take_pushed` gives it to a sink that knows a better place,
         and ``send_pushed()`` sends it at once, when nothing that came before is still unanswered.
         """
-        push = self.emit
+        push = top or self.emit
         for transform in self.above:
             if type(transform).push is not Transform.push:
                 push = _through(transform, push)
@@ -82,6 +99,11 @@ class SessionContext:
         raw = b"".join(self.pushed)
         self.pushed.clear()
         return raw
+
+    def deliver(self) -> None:
+        """Send what sub-chains have pushed since; called by the greenlet of this context, idle."""
+        for each in self.inner:
+            each.deliver()
 
 
 def _through(transform: Transform, forward: Callable[[Batch], None]) -> Callable[[Batch], None]:
@@ -102,6 +124,14 @@ class Transform(Movable):
     def push(self, pushes: Batch, forward: Callable[[Batch], None]) -> None:
         """See messages that nobody asked for; the default forwards them."""
         forward(pushes)
+
+    def patience_s(self, count: int, since: float) -> float:
+        """How much longer requests may be kept back before they come down, in seconds.
+
+        There are ``count`` of them, the first of which was read at ``since`` (monotonic). Asked only
+        where the configuration says ``gathers``; 0 is now, ``math.inf`` until there are more.
+        """
+        return 0.0
 
     def close(self) -> None:
         """The session has ended; give back what the transform holds. Called once."""
@@ -134,6 +164,8 @@ class TransformConfig(BaseModel):
     #: Values for the example that ``shotover-gevent transforms`` prints, where the types of the
     #: fields do not say enough.
     example: ClassVar[Mapping[str, Any]] = {}
+    #: Whether requests are to be gathered before the chain runs (:meth:`Transform.patience_s`).
+    gathers: ClassVar[bool] = False
 
     name: str = Field(description="Names the transform; unique among all transforms")
 

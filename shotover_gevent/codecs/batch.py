@@ -123,6 +123,31 @@ class Batch:
         batch._values = None
         return batch
 
+    @classmethod
+    def join(cls, batches: Sequence[Batch]) -> Batch:
+        """One batch of the messages of one or more batches, in this order; they are used up."""
+        first = batches[0]
+        if len(batches) == 1:
+            return first
+        if any(batch._messages is not None or batch._values is None for batch in batches):
+            joined = cls.of(first.codec, [message for batch in batches for message in batch.messages])
+        else:
+            raw = b"".join([batch._raw for batch in batches])
+            values = [value for batch in batches for value in batch._values or ()]
+            joined = cls(first.codec, raw, values, _joined_bounds(batches))
+        joined.received_at = first.received_at
+        return joined
+
+    def copy(self) -> Batch:
+        """The same messages as they are now, without pushes: a change to either is not seen in the other."""
+        if self._messages is None and self._values is not None:
+            copy = Batch(self.codec, self._raw, self._values, self._bounds)
+            copy._names = self._names
+        else:
+            copy = Batch.of(self.codec, [Message(self.codec, message.raw) for message in self.messages])
+        copy.received_at = self.received_at
+        return copy
+
     @property
     def raw(self) -> bytes:
         """The bytes of all messages, with the pushes that lead them."""
@@ -215,3 +240,14 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"<Batch of {len(self)} {self.codec.name} messages>"
+
+
+def _joined_bounds(batches: Sequence[Batch]) -> list[int] | None:
+    """The bounds of all messages together; ``None`` if no batch knows its own."""
+    if all(batch._bounds is None for batch in batches):
+        return None
+    bounds, start = [], 0
+    for batch in batches:
+        bounds += [start + end for end in batch.bounds]
+        start += len(batch._raw)
+    return bounds

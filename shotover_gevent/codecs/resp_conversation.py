@@ -27,6 +27,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.codecs.resp_frames import ErrorReply, Push, SimpleString, parse
 
 _SUBSCRIBE = {b"SUBSCRIBE": 0, b"PSUBSCRIBE": 1, b"SSUBSCRIBE": 2}
@@ -50,10 +51,25 @@ BLOCKING = frozenset(
     }
 )
 
+# What lasts as long as the connection and changes what later requests do or return. The names that
+# client libraries give to their connections (CLIENT SETNAME, SETINFO) do not.
+_LASTING = frozenset({*_SUBSCRIBE, b"AUTH", b"HELLO", b"MONITOR", b"SELECT"})
+_LASTING_OF_CLIENT = frozenset({b"REPLY", b"TRACKING", b"NO-TOUCH", b"NO-EVICT"})
+
 # 1339518083.107412 [0 127.0.0.1:60866] "keys" "*"
 _MONITOR_LINE = re.compile(rb"\+\d+\.\d{6} \[")
 
 _PLUS, _STAR, _PUSH = b"+*>"
+
+
+def sets_up(requests: Batch) -> bool:
+    """Whether another connection would not answer the requests that follow these in the same way."""
+    names = requests.names
+    if not _LASTING.isdisjoint(names):
+        return True
+    return b"CLIENT" in names and any(
+        name == b"CLIENT" and len(value) > 1 and value[1].upper() in _LASTING_OF_CLIENT
+        for name, value in zip(names, requests.values, strict=True))
 
 
 class ReplyMode(enum.Enum):

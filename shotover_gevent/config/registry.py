@@ -21,22 +21,26 @@ from shotover_gevent.errors import ShotoverError, UsageError
 ENTRY_POINT_GROUP = "shotover_gevent.transforms"
 
 BUILT_IN = {
+    "ConnectionBalanceAndPool":
+        "shotover_gevent.transforms.connection_pool:ConnectionBalanceAndPool",
     "DebugPrinter": "shotover_gevent.transforms.debug_printer:DebugPrinter",
     "DebugReturner": "shotover_gevent.sinks.debug_returner:DebugReturner",
     "NullSink": "shotover_gevent.sinks.null:NullSink",
+    "ParallelMap": "shotover_gevent.transforms.parallel_map:ParallelMap",
     "QueryCounter": "shotover_gevent.transforms.query_counter:QueryCounter",
     "QueryTypeFilter": "shotover_gevent.transforms.query_type_filter:QueryTypeFilter",
     "RequestThrottling": "shotover_gevent.transforms.request_throttling:RequestThrottling",
     "TcpSinkSingle": "shotover_gevent.sinks.tcp_single:TcpSinkSingle",
+    "Tee": "shotover_gevent.transforms.tee:Tee",
     "ValkeySinkSingle": "shotover_gevent.sinks.valkey_single:ValkeySinkSingle",
 }
 
 # Transforms of Shotover Proxy that are known by name, so that nobody looks for a typing error.
 NOT_YET = frozenset({
     "CassandraPeersRewrite", "CassandraSinkCluster", "CassandraSinkSingle", "Coalesce",
-    "ConnectionBalanceAndPool", "DebugForceEncode", "DebugForceParse", "DebugLogToFile",
-    "KafkaSinkCluster", "KafkaSinkSingle", "OpenSearchSinkSingle", "ParallelMap",
-    "Tee", "ValkeyCache", "ValkeyClusterPortsRewrite", "ValkeySinkCluster",
+    "DebugForceEncode", "DebugForceParse", "DebugLogToFile",
+    "KafkaSinkCluster", "KafkaSinkSingle", "OpenSearchSinkSingle",
+    "ValkeyCache", "ValkeyClusterPortsRewrite", "ValkeySinkCluster",
 })
 
 

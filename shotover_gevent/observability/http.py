@@ -37,7 +37,7 @@ from shotover_gevent.observability.metrics import (
     exposition,
 )
 from shotover_gevent.observability.route import TARGET, Application, Health
-from shotover_gevent.observability.wsgi import WSGI
+from shotover_gevent.observability.wsgi import WSGI, WsgiApplication
 
 logger = logging.getLogger(__name__)
 
@@ -61,27 +61,23 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class AdminServer:
-    """HTTP for operators, on an address to bind or on a listening socket, which it then owns."""
+class HttpServer:
+    """A WSGI application, on an address to bind or on a listening socket, which it then owns.
 
-    def __init__(
-        self,
-        where: Address | socket.socket,
-        metrics: MetricStore,
-        *,
-        ready: Health,
-        live: Health,
-        set_filter: Callable[[str], None] | None = None,
-    ) -> None:
+    ``failed`` and ``recovered`` are what it logs, under ``target``, with its address in place of ``%s``.
+    """
+
+    failed = "Metrics HTTP server failed: Failed to bind to %s"
+    recovered = "Metrics HTTP server recovered and is listening on %s"
+    target = TARGET
+
+    def __init__(self, where: Address | socket.socket, application: WsgiApplication) -> None:
         self._socket = None if isinstance(where, Address) else _adopt(where)
         self.address = where if isinstance(where, Address) else Address.of(where.getsockname())
         self.state = State.NEW
         #: Set while requests are accepted.
         self.serving = Event()
-        self._metrics = metrics
-        self._process = ProcessMetrics()
-        self._lag = HubLag(metrics.histogram(HUB_LAG, HUB_LAG_HELP).observe)
-        self._application = Application(self._exposition, ready, live, set_filter)
+        self._application = application
         self._pool = Pool(MAX_CONNECTIONS)
         self._server: WSGI | None = None
         self._binder: gevent.Greenlet | None = None
@@ -102,13 +98,12 @@ class AdminServer:
     def start(self) -> None:
         """Serve; where the address cannot be bound, serve as soon as it can. Returns at once."""
         self._stop_binding()
-        self._lag.start()
         try:
             self.open()
         except OSError as error:
             logger.error(
-                "Metrics HTTP server failed: Failed to bind to %s", self.address,
-                extra={"target": TARGET, "fields": {"error": os_error_text(error)}},
+                self.failed, self.address,
+                extra={"target": self.target, "fields": {"error": os_error_text(error)}},
             )
             self.state = State.BINDING
             self._binder = gevent.spawn(self._bind_until_it_works)
@@ -132,7 +127,6 @@ class AdminServer:
         """Close the listening socket; returns at once. :meth:`join` waits for requests."""
         self.stop_accepting()
         self.state = State.CLOSED
-        self._lag.close()
         server, self._server = self._server, None
         if server is not None:
             server.close()
@@ -145,7 +139,7 @@ class AdminServer:
         return bool(self._pool.join(timeout_s))
 
     def __repr__(self) -> str:
-        return f"<AdminServer on {self.address} {self.state.value}, {len(self._pool)} connections>"
+        return f"<{type(self).__name__} on {self.address} {self.state.value}, {len(self._pool)} connections>"
 
     def _accept(self) -> None:
         assert self._socket is not None
@@ -165,15 +159,40 @@ class AdminServer:
                 self.open()
         self._binder = None
         self._accept()
-        logger.info(
-            "Metrics HTTP server recovered and is listening on %s", self.address,
-            extra={"target": TARGET},
-        )
+        logger.info(self.recovered, self.address, extra={"target": self.target})
 
     def _stop_binding(self) -> None:
         binder, self._binder = self._binder, None
         if binder is not None:
             binder.kill(block=False)
+
+
+class AdminServer(HttpServer):
+    """HTTP for operators: metrics, health and the log filter."""
+
+    def __init__(
+        self,
+        where: Address | socket.socket,
+        metrics: MetricStore,
+        *,
+        ready: Health,
+        live: Health,
+        set_filter: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__(where, Application(self._exposition, ready, live, set_filter))
+        self._metrics = metrics
+        self._process = ProcessMetrics()
+        self._lag = HubLag(metrics.histogram(HUB_LAG, HUB_LAG_HELP).observe)
+
+    def start(self) -> None:
+        """As the base class, and watch the hub."""
+        self._lag.start()
+        super().start()
+
+    def close(self) -> None:
+        """As the base class, and stop watching."""
+        super().close()
+        self._lag.close()
 
     def _exposition(self) -> bytes:
         pieces = []
@@ -183,6 +202,14 @@ class AdminServer:
                 gevent.sleep(0)
         pieces.append(self._process.exposition())
         return "".join(pieces).encode()
+
+
+class SwitchServer(HttpServer):
+    """The interface of a transform, where one has any: today that is the switch of a Tee."""
+
+    failed = "Error in ChainSwitchListener: Failed to bind to %s"
+    recovered = "ChainSwitchListener recovered and is listening on %s"
+    target = "shotover::transforms::tee"
 
 
 def _adopt(sock: socket.socket) -> socket.socket:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
@@ -17,9 +18,10 @@ from gevent.pywsgi import LoggingLogAdapter, WSGIHandler, WSGIServer
 
 from shotover_gevent.errors import os_error_text
 from shotover_gevent.net.address import Address
-from shotover_gevent.observability.route import Application
 
 logger = logging.getLogger(__name__)
+
+WsgiApplication = Callable[..., Iterable[bytes]]
 
 # From accept to close. Prometheus gives up a scrape after 10 s by default; a client that sends
 # slower than this is holding the connection for its own sake.
@@ -38,7 +40,7 @@ class WSGI(WSGIServer):
     """Serves an application on a listening socket, which ``close()`` closes."""
 
     def __init__(
-        self, sock: socket.socket, application: Application, pool: Pool, address: Address
+        self, sock: socket.socket, application: WsgiApplication, pool: Pool, address: Address
     ) -> None:
         self._is_paused = True
         self._bound_to = address

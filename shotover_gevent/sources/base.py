@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import logging
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +23,7 @@ from greenlet import greenlet
 
 from shotover_gevent.chain.chain import Chain
 from shotover_gevent.chain.handoff import EXPORTED, PINS, REBUILT, Fate, Luggage, Pinned
+from shotover_gevent.chain.subchain import FINISH_S, SubChain, join
 from shotover_gevent.chain.transform import SessionContext
 from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.errors import ClientGone, SessionEnd, causes, render
@@ -137,18 +138,24 @@ class BaseSession:
             self._hold = Hold.ASKED
             if self.is_idle:
                 self._hold_now()
-        return self._hold is Hold.HELD
+        return self.is_held
 
     @property
     def is_held(self) -> bool:
-        """Whether the session is parked and stays so."""
-        return self._hold is Hold.HELD
+        """Whether the session is parked and stays so, and its sub-chains with it."""
+        return self._hold is Hold.HELD and all(each.is_idle for each in self._inner)
+
+    @property
+    def _inner(self) -> Sequence[SubChain]:
+        return () if self._context is None else self._context.inner
 
     def _hold_now(self) -> None:
         assert self.park is not None
         self._hold = Hold.HELD
         for stream in self.park.streams:
             stream.pause()
+        for each in self._inner:
+            each.hold()
 
     def release(self) -> None:
         """Go on as if :meth:`hold` had never been called; nothing for a session that has moved."""
@@ -158,6 +165,8 @@ class BaseSession:
         if was_held and self.park is not None:
             for stream in self.park.streams:
                 stream.resume()
+            for each in self._inner:
+                each.release()
             if self._stop_reason is not None:
                 self.park.wake()
 
@@ -286,9 +295,15 @@ class BaseSession:
             if self._chain is not None:
                 self._chain.close()
         finally:
-            if self._client is None:
-                self._socket.close()
-            elif reason in _ABRUPT:
-                self._client.close()
-            else:
-                close_gently(self._client, LINGER_S)
+            try:
+                self._close_client(reason)
+            finally:
+                join(self._inner, 0.0 if reason is EndReason.ABORTED else FINISH_S)
+
+    def _close_client(self, reason: EndReason) -> None:
+        if self._client is None:
+            self._socket.close()
+        elif reason in _ABRUPT:
+            self._client.close()
+        else:
+            close_gently(self._client, LINGER_S)

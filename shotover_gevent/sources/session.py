@@ -83,7 +83,7 @@ class Session(BaseSession):
     def _incoming(self) -> Iterator[Batch]:
         """Park, and yield what arrives; ends at the client's end or when told to stop."""
         park, client, decoder = self.park, self._client, self._decoder
-        assert park is not None and client is not None
+        assert park is not None and client is not None and self._context is not None
         view, clock, received = client.buffer.view, perf_counter, self.source.bytes_received
         while True:
             if self._stop_reason is not None:
@@ -107,6 +107,8 @@ class Session(BaseSession):
                     return
             elif stream is not None:
                 self._take_pushes(stream)
+            else:
+                self._context.deliver()
 
     def _last_requests(self) -> Iterator[Batch]:
         """What the client had already sent when the session was told to stop."""

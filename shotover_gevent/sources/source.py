@@ -20,7 +20,7 @@ from gevent.event import Event
 
 from shotover_gevent.chain.chain import ChainConfig
 from shotover_gevent.chain.handoff import Luggage
-from shotover_gevent.chain.transform import TransformConfig
+from shotover_gevent.chain.transform import Endpoint, TransformConfig
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.metrics import MetricStore
 from shotover_gevent.net.address import Address
@@ -49,6 +49,7 @@ class Runtime:
 
     metrics: MetricStore = field(default_factory=MetricStore)
     buffer: ReceiveBuffer = field(default_factory=ReceiveBuffer)
+    endpoints: list[Endpoint] = field(default_factory=list)
 
 
 class Source:
@@ -72,7 +73,8 @@ class Source:
         self.name = name
         self.listen_addr = listen_addr
         self.protocol = PROTOCOLS[type_name]
-        self.chain = ChainConfig(name, type_name, chain, runtime.metrics)
+        self.chain = ChainConfig(
+            name, type_name, chain, runtime.metrics, runtime.endpoints)
         self.connection_limit = connection_limit
         self.hard_connection_limit = hard_connection_limit
         self.timeout_s = timeout_s

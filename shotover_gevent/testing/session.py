@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any
 
+import gevent
 import hiredis
 
 from shotover_gevent.chain.handoff import Luggage
@@ -28,6 +29,9 @@ from shotover_gevent.sources.protocol import PROTOCOLS
 from shotover_gevent.testing.upstream import Answer, echo
 
 SOURCE = "s"
+
+# How long an export waits for sub-chains to finish what they were given.
+HOLD_S = 1.0
 
 
 def session_context(
@@ -152,11 +156,23 @@ class TransformSession:
         stream = self.context.park.wait_any(timeout_s)
         if stream is not None:
             stream.owner.on_readable()
+        else:
+            self.context.deliver()
 
     def export(self) -> tuple[str, Luggage]:
         """The state as it travels, and the sockets of it, which stay the transform's. Raises ``Pinned``."""
         luggage = Luggage()
-        return json.dumps(self.transform.export(luggage)), luggage
+        inner = self.context.inner
+        for each in inner:
+            each.hold()
+        try:
+            with gevent.Timeout(HOLD_S, False):
+                while not all(each.is_idle for each in inner):
+                    gevent.sleep(0.001)
+            return json.dumps(self.transform.export(luggage)), luggage
+        finally:
+            for each in inner:
+                each.release()
 
     def adopt(self, state: str, luggage: Luggage) -> None:
         """Take over what :meth:`export` of another session gave; copies of its sockets, as a reload does."""

@@ -74,8 +74,8 @@ def test_an_entry_point_does_not_replace_a_built_in(entry_points):
 
 def test_an_entry_point_may_provide_what_is_not_there_yet(entry_points):
     """A package can add a transform of Shotover that this version lacks."""
-    entry_points["Tee"] = "config_samples:Pass"
-    assert Registry().find("Tee") is Pass
+    entry_points["KafkaSinkCluster"] = "config_samples:Pass"
+    assert Registry().find("KafkaSinkCluster") is Pass
 
 
 def test_a_broken_entry_point_is_an_error_only_where_it_is_used(entry_points):

@@ -299,9 +299,9 @@ def test_a_problem_of_the_shape_of_the_file_names_its_place(text, problems):
 
 def test_the_transforms_of_shotover_that_are_missing_are_known_by_name():
     """They are no typing errors, and nothing similar is suggested."""
-    problem, _ = refusal(in_chain("Tee: {name: t, chain: []}"), []).problems
+    problem, _ = refusal(in_chain("KafkaSinkCluster: {name: k}"), []).problems
     assert (problem.line, problem.column, problem.message, problem.suggestion) == (
-        6, 11, "Tee is not supported by this version yet",
+        6, 11, "KafkaSinkCluster is not supported by this version yet",
         f"supported transforms: {', '.join(Registry().names())}",
     )
 

@@ -28,14 +28,21 @@ class Example:
 
 CONNECTION = {"remote_address": "{upstream}", "connect_timeout_ms": 2000}
 
+SINK = [{"ValkeySinkSingle": {"name": "inner", **CONNECTION}}]
+
 EXAMPLES: dict[str, Example] = {
+    "ConnectionBalanceAndPool": Example(
+        {"max_connections": 2, "chain": SINK},
+        {"swallows_pushes": True, "pins": True, "keeps_connections": True}),
     "DebugPrinter": Example(),
     "DebugReturner": Example({"Valkey": "42"}),
     "NullSink": Example(),
+    "ParallelMap": Example({"parallelism": 3, "ordered_results": True, "chain": SINK}),
     "QueryCounter": Example({"counter_name": "main"}),
     "QueryTypeFilter": Example({"DenyList": ["Write"]}),
     "RequestThrottling": Example({"max_requests_per_second": 10000}),
     "TcpSinkSingle": Example(CONNECTION),
+    "Tee": Example({"chain": [{"DebugReturner": {"name": "inner", "Valkey": "42"}}]}),
     "ValkeySinkSingle": Example(CONNECTION),
 }
 
