@@ -23,6 +23,9 @@ ENTRY_POINT_GROUP = "shotover_gevent.transforms"
 BUILT_IN = {
     "ConnectionBalanceAndPool":
         "shotover_gevent.transforms.connection_pool:ConnectionBalanceAndPool",
+    "DebugForceEncode": "shotover_gevent.transforms.debug_force:DebugForceEncode",
+    "DebugForceParse": "shotover_gevent.transforms.debug_force:DebugForceParse",
+    "DebugLogToFile": "shotover_gevent.transforms.debug_log_to_file:DebugLogToFile",
     "DebugPrinter": "shotover_gevent.transforms.debug_printer:DebugPrinter",
     "DebugReturner": "shotover_gevent.sinks.debug_returner:DebugReturner",
     "NullSink": "shotover_gevent.sinks.null:NullSink",
@@ -38,9 +41,8 @@ BUILT_IN = {
 # Transforms of Shotover Proxy that are known by name, so that nobody looks for a typing error.
 NOT_YET = frozenset({
     "CassandraPeersRewrite", "CassandraSinkCluster", "CassandraSinkSingle", "Coalesce",
-    "DebugForceEncode", "DebugForceParse", "DebugLogToFile",
-    "KafkaSinkCluster", "KafkaSinkSingle", "OpenSearchSinkSingle",
-    "ValkeyCache", "ValkeyClusterPortsRewrite", "ValkeySinkCluster",
+    "KafkaSinkCluster", "KafkaSinkSingle", "OpenSearchSinkSingle", "ValkeyCache",
+    "ValkeyClusterPortsRewrite", "ValkeySinkCluster",
 })
 
 

@@ -53,3 +53,28 @@ def test_requests_beyond_the_rate_are_answered_and_no_transaction_runs_in_part(
             refused = b"".join(client.until(b"\r\n") for _ in range(300)).count(OVERLOADED)
             assert refused > 0
             assert eventually(lambda: samples(admin)[1][name]) == refused
+
+
+def test_the_messages_of_a_client_are_in_files_also_after_a_reload(redis_server: RealServer, tmp_path) -> None:
+    """Names and bytes, with every message parsed and encoded again on its way."""
+    port = free_port()
+    steps = [
+        'DebugForceParse: {name: "parse", parse_requests: true, parse_responses: true}',
+        'DebugForceEncode: {name: "encode", encode_requests: true, encode_responses: true}',
+        'DebugLogToFile: {name: "files"}', sink(redis_server),
+    ]
+    script = f"cd {tmp_path} && exec {' '.join(ProxyProcess.program)} \"$@\""
+    proxy = ProxyProcess(topology(port, *steps), hotreload_socket=tmp_path / "control.sock")
+    proxy.program = ("sh", "-c", script, "proxy")
+    with proxy, Client(port) as client:
+        client.ask(b"SET logged 1\r\n" + command("GET", "logged"), b"+OK\r\n$1\r\n1\r\n")
+        assert json.loads(proxy.reload("--json").stdout)["sessions"]["moved"] == 1
+        client.ask(command("DEL", "logged"), b":1\r\n")
+    folder = tmp_path / "message-log"
+    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("*/*/*")} == {
+        "1/requests/message1.bin": command("SET", "logged", "1"),
+        "1/requests/message2.bin": command("GET", "logged"),
+        "1/requests/message3.bin": command("DEL", "logged"),
+        "1/responses/message1.bin": b"+OK\r\n", "1/responses/message2.bin": b"$1\r\n1\r\n",
+        "1/responses/message3.bin": b":1\r\n",
+    }
