@@ -53,6 +53,7 @@ class Case:
     pins: bool
     keeps_connections: bool
     sessions: list[TransformSession] = field(default_factory=list)
+    configs: list[TransformConfig] = field(default_factory=list)
 
     @property
     def is_stream(self) -> bool:
@@ -64,6 +65,7 @@ class Case:
         config = self.make()
         with self.within("build() raises nothing on a valid configuration"):
             build(config, self.protocol)
+        self.configs.append(config)
         return config
 
     def session(self, config: TransformConfig | None = None) -> TransformSession:
@@ -76,10 +78,11 @@ class Case:
 
     def close_sessions(self) -> None:
         """Leave nothing open, whatever became of the sessions."""
-        for session in self.sessions:
+        for thing in (*self.sessions, *self.configs):
             with suppress(Exception):  # a rule says how closing must work; here it is over
-                session.close()
+                thing.close()
         self.sessions.clear()
+        self.configs.clear()
 
     def batch(self, requests: Sequence[bytes]) -> Batch:
         """These requests as a source delivers them."""

@@ -50,16 +50,15 @@ class _Forcer(Transform):
         self._up = up
 
     def transform(self, requests: Batch, next: Next) -> Batch:
-        # Splitting bytes without messages would lose them.
-        if self._down is not None and requests:
+        if self._down is not None:
             self._down(requests)
         responses = next(requests)
-        if self._up is not None and responses:
+        if self._up is not None:
             self._up(responses)
         return responses
 
     def push(self, pushes: Batch, forward: Callable[[Batch], None]) -> None:
-        if self._up is not None and pushes:
+        if self._up is not None:
             self._up(pushes)
         forward(pushes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,9 @@ EXAMPLES: dict[str, Example] = {
     "ConnectionBalanceAndPool": Example(
         {"max_connections": 2, "chain": SINK},
         {"swallows_pushes": True, "pins": True, "keeps_connections": True}),
+    "DebugForceEncode": Example({"encode_requests": True, "encode_responses": True}),
+    "DebugForceParse": Example({"parse_requests": True, "parse_responses": True}),
+    "DebugLogToFile": Example(),
     "DebugPrinter": Example(),
     "DebugReturner": Example({"Valkey": "42"}),
     "NullSink": Example(),
@@ -64,8 +68,11 @@ def needs_upstream(value: Any) -> bool:
 
 
 @pytest.mark.parametrize("type_name", sorted(BUILT_IN))
-def test_every_built_in_transform_keeps_the_contract(type_name: str) -> None:
+def test_every_built_in_transform_keeps_the_contract(
+    type_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each type of the registry passes the check that authors run on theirs."""
+    monkeypatch.chdir(tmp_path)  # some write files
     example = EXAMPLES.get(type_name)
     assert example is not None, f"{type_name} has no example yet: add a row to EXAMPLES in {FILE}"
     protocols = Registry().find(type_name).protocols
