@@ -46,6 +46,7 @@ from shotover_gevent.hotreload.moving import Moved
 from shotover_gevent.hotreload.later import move_later
 from shotover_gevent.hotreload.protocol import ListenerResponse
 from shotover_gevent.hotreload.server import HotReloadServer
+from shotover_gevent.net.activation import Activation
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.fdpass import close_all
 from shotover_gevent.observability.http import AdminServer, HttpServer, SwitchServer
@@ -56,6 +57,9 @@ logger = logging.getLogger(__name__)
 
 # As long as a container or a service manager lets a process take, with room to spare (30 and 90 s).
 SHUTDOWN_GRACE_S = 10.0
+
+#: What a passed socket is called that is for the admin interface: its key in ``config.yaml``.
+OBSERVABILITY = "observability_interface"
 
 # Shotover's interval for trying to create the control socket.
 CONTROL_RETRY_S = 3
@@ -124,6 +128,8 @@ class Proxy:
         self.state = State.BUILT
         #: Set once clients are accepted.
         self.ready = Event()
+        #: Set once a successor serves.
+        self.replaced = Event()
         #: Set when everything has ended, however that came about.
         self.ended = Event()
         self._reloads = ReloadCounts(self.runtime.metrics)
@@ -143,17 +149,21 @@ class Proxy:
 
     # -- starting -------------------------------------------------------------------------------
 
-    def start(self, handover: Handover | None = None, gradual_shutdown_s: float = 60.0) -> None:
+    def start(
+        self, handover: Handover | None = None, gradual_shutdown_s: float = 60.0,
+        activation: Activation | None = None,
+    ) -> None:
         """Bind or adopt every listener, then accept clients; returns at once.
 
         With ``handover`` the listeners of a predecessor are adopted where their address matches,
         and it is asked to drain within ``gradual_shutdown_s`` seconds before anything is accepted.
+        What ``activation`` has for the name of a source is taken rather than bound.
         Raises :class:`StartError` or ``HotReloadError``; nothing stays open then.
         """
         if self.state is not State.BUILT:
             raise UsageError(f"start() works once; this proxy is {self.state.value}")
         try:
-            self._open(handover)
+            self._open(handover, activation or Activation())
             if handover is not None:
                 handover.confirm(gradual_shutdown_s)
                 if self.state is not State.BUILT:
@@ -194,13 +204,14 @@ class Proxy:
             "longest_pause_ms": handover.end.get("longest_pause_ms", 0.0),
         }
 
-    def _open(self, handover: Handover | None) -> None:
+    def _open(self, handover: Handover | None, activation: Activation) -> None:
         """Bind or adopt every address; all that cannot be bound is reported together."""
         failures = []
         for source in self.sources:
             sock = handover.take(source.listen_addr) if handover is not None else None
+            sock = activation.take(source.name) if sock is None else sock
             try:
-                source.open(sock)
+                source.open(sock, source.name in activation.held)
             except OSError as error:
                 failures.append((source, error))
         if failures:
@@ -208,6 +219,7 @@ class Proxy:
         address = self.config.observability_address
         if address is not None:
             sock = handover.take(address) if handover is not None else None
+            sock = activation.take(OBSERVABILITY) if sock is None else sock
             self._admin = AdminServer(
                 address if sock is None else sock, self.runtime.metrics,
                 ready=self._readiness, live=lambda: (True, "ok"), set_filter=self._set_filter)
@@ -260,6 +272,12 @@ class Proxy:
         """Whether a successor has taken over."""
         return self.state in (State.DRAINING, State.STOPPED)
 
+    @property
+    def successor_pid(self) -> int | None:
+        """The process that serves instead of this one, once there is one."""
+        server = self._hotreload_server
+        return server.successor_pid if server is not None and self.replaced.is_set() else None
+
     def lend_listeners(self) -> list[ListenerResponse]:
         """A further descriptor of every listening socket; whoever gets them closes them."""
         lent: list[ListenerResponse] = []
@@ -310,6 +328,7 @@ class Proxy:
                     move_later, self._hotreload_socket, self.sources, moved, seconds, self._reloads)
         gevent.spawn(self.drain, seconds, waiting)
         self._stop_listening(lent)
+        self.replaced.set()
 
     # -- ending ---------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ import gevent
 
 from shotover_gevent import logs
 from shotover_gevent._version import __version__
+from shotover_gevent.activate import activation
 from shotover_gevent.config.check import check_files
 from shotover_gevent.config.document import Document
 from shotover_gevent.config.load import open_document
@@ -34,6 +35,7 @@ from shotover_gevent.hotreload.command import STDERR_VARIABLE
 from shotover_gevent.hotreload.hangup import SelfReload
 from shotover_gevent.hotreload.socketfile import Live, inspect
 from shotover_gevent.hotreload.taking import take_over
+from shotover_gevent.net.activation import Activation
 from shotover_gevent.proxy import SHUTDOWN_GRACE_S, Proxy, StartError, State
 
 logger = logging.getLogger(__name__)
@@ -67,26 +69,31 @@ def serve(options: argparse.Namespace, received: Sequence[int] = ()) -> int:
     """
     environ = os.environ
     stderr = _successor_stderr(environ)
+    notifier = notify.Notifier(environ)
     handle = logs.configure(logs.parse_directives("error"), options.log_format)
     try:
         try:
             proxy = _build(options, handle)
-            hangup = SelfReload(options.hotreload_socket, lambda: proxy.state is State.SERVING)
+            hangup = SelfReload(
+                options.hotreload_socket, lambda: proxy.state is State.SERVING, notifier=notifier)
             gevent.signal_handler(signal.SIGHUP, hangup.start)
-            _start(proxy, options, received)
+            _start(proxy, options, received, notifier)
         except _Failure as failure:
             logger.error(render("Failed to start shotover", failure.texts), extra=RUNNER)
-            _tell(environ, status=failure.report)
+            notifier.failed(failure.report)
             _print_error(failure.report)
             return failure.code
         if not proxy.ended.is_set():
-            _tell(environ, **notify.ready(proxy.last_reload))
+            notifier.ready(_status(proxy), proxy.last_reload)
         else:
-            _tell(environ, status="ended by a signal before it served")
+            notifier.failed("ended by a signal before it served")
+        following = gevent.spawn(_follow, proxy, notifier)
         if stderr is not None:
             os.dup2(stderr, 2)
             os.close(stderr)
         proxy.ended.wait()
+        following.join() if proxy.replaced.is_set() else following.kill()
+        notifier.close()
         hangup.join()
         # All is closed. A signal that comes now must not turn the exit code into a failure.
         for number in ENDING_SIGNALS:
@@ -95,6 +102,23 @@ def serve(options: argparse.Namespace, received: Sequence[int] = ()) -> int:
         return EXIT_OK
     finally:
         handle.close()
+
+
+def _status(proxy: Proxy) -> str:
+    """What a service manager shows of a process that serves."""
+    number = len(proxy.sources)
+    text = f"serving {number} {'source' if number == 1 else 'sources'}"
+    if proxy.last_reload is None:
+        return text
+    moved = proxy.last_reload["sessions"]["moved"]
+    return f"{text}; took over from process {proxy.last_reload['predecessor_pid']}, {moved} sessions moved"
+
+
+def _follow(proxy: Proxy, notifier: notify.Notifier) -> None:
+    """Name the successor to the service manager, which must know it before this process ends."""
+    proxy.replaced.wait()
+    if (pid := proxy.successor_pid) is not None:
+        notifier.replaced(pid)
 
 
 def _build(options: argparse.Namespace, handle: logs.LogHandle) -> Proxy:
@@ -128,10 +152,12 @@ def _build(options: argparse.Namespace, handle: logs.LogHandle) -> Proxy:
     return proxy
 
 
-def _start(proxy: Proxy, options: argparse.Namespace, received: Sequence[int]) -> None:
+def _start(
+    proxy: Proxy, options: argparse.Namespace, received: Sequence[int], notifier: notify.Notifier
+) -> None:
     """Start in a greenlet, which the first signal ends wherever it waits; the proxy has ended then."""
-    starting = gevent.Greenlet(_attempt, proxy, options)
-    signals = _Signals(proxy, starting)
+    starting = gevent.Greenlet(_attempt, proxy, options, notifier.is_successor)
+    signals = _Signals(proxy, starting, notifier)
     for number in received:
         signals.handle(number)
     starting.start()
@@ -142,16 +168,28 @@ def _start(proxy: Proxy, options: argparse.Namespace, received: Sequence[int]) -
         proxy.stop(signals.grace_s)
 
 
-def _attempt(proxy: Proxy, options: argparse.Namespace) -> Exception | None:
+def _attempt(proxy: Proxy, options: argparse.Namespace, is_successor: bool) -> Exception | None:
     """What went wrong is returned: raised, it would be printed by the hub as well."""
     try:
-        _take_over_or_bind(proxy, options)
+        with contextlib.closing(_activation(proxy, options, is_successor)) as passed:
+            _take_over_or_bind(proxy, options, passed)
     except Exception as error:
         return error
     return None
 
 
-def _take_over_or_bind(proxy: Proxy, options: argparse.Namespace) -> None:
+def _activation(proxy: Proxy, options: argparse.Namespace, is_successor: bool) -> Activation:
+    """The sockets that a service manager has passed."""
+    try:
+        return activation(proxy, options, os.environ, is_successor)
+    except ConfigError as error:
+        raise _Failure(EXIT_CONFIG, [str(problem) for problem in error.problems], error.report()) from error
+    except OSError as error:
+        text = f"a descriptor of LISTEN_FDS cannot be used: {os_error_text(error)}"
+        raise _Failure(EXIT_FAILURE, [text], text) from error
+
+
+def _take_over_or_bind(proxy: Proxy, options: argparse.Namespace, passed: Activation) -> None:
     """Take over from a predecessor if there is one, bind the rest, accept."""
     handover: Handover | None = None
     context: list[str] = []
@@ -163,7 +201,7 @@ def _take_over_or_bind(proxy: Proxy, options: argparse.Namespace) -> None:
                         extra=RUNNER)
             handover = take_over(
                 path, proxy.addresses, options.hotreload_gradual_shutdown_seconds)
-        proxy.start(handover, options.hotreload_gradual_shutdown_seconds)
+        proxy.start(handover, options.hotreload_gradual_shutdown_seconds, passed)
     except HotReloadError as error:
         texts = [*context, *causes(error)]
         raise _Failure(EXIT_RELOAD, texts, ": ".join(texts)) from error
@@ -193,8 +231,11 @@ def _located(error: StartError, proxy: Proxy, file: str) -> str:
 class _Signals:
     """The first SIGTERM or SIGINT ends the start, or all in order; the second ends it at once."""
 
-    def __init__(self, proxy: Proxy, starting: gevent.Greenlet) -> None:
+    def __init__(
+        self, proxy: Proxy, starting: gevent.Greenlet, notifier: notify.Notifier
+    ) -> None:
         self._proxy = proxy
+        self._notifier = notifier
         self._starting = starting
         #: How long what is in flight may take.
         self.grace_s = SHUTDOWN_GRACE_S
@@ -209,6 +250,8 @@ class _Signals:
             self.grace_s = 0.0
         self._is_first = False
         if self._starting.ready():
+            if self._proxy.state is State.SERVING:
+                self._notifier.stopping()
             gevent.spawn(self._proxy.stop, self.grace_s)
         else:
             self._starting.kill(block=False)
@@ -233,10 +276,3 @@ def _successor_stderr(environ: MutableMapping[str, str]) -> int | None:
     number = environ.pop(STDERR_VARIABLE, None)
     return int(number) if number is not None else None
 
-
-def _tell(environ: MutableMapping[str, str], **fields: object) -> None:
-    """Report to whoever started us; that nobody listens is worth a line, not more."""
-    try:
-        notify.notify(environ, **fields)
-    except OSError as error:
-        logger.warning("cannot report to %s: %s", environ.get(notify.VARIABLE), error, extra=RUNNER)

@@ -127,6 +127,8 @@ class ProxyProcess:
     """
 
     program: Sequence[str] = (sys.executable, "-m", "shotover_gevent", "serve")
+    #: Descriptors that the process inherits.
+    pass_fds: Sequence[int] = ()
 
     def __init__(
         self,
@@ -166,7 +168,7 @@ class ProxyProcess:
         self._process = subprocess.Popen(
             self._command(), cwd=self.folder, env=self.family.environ({**os.environ, **self.env}),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            errors="replace", start_new_session=True)
+            errors="replace", start_new_session=True, pass_fds=self.pass_fds)
         for stream, take in ((self._process.stdout, self._take), (self._process.stderr, self._complain)):
             reader = threading.Thread(target=self._read, args=(stream, take), daemon=True)
             reader.start()

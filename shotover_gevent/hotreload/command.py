@@ -142,7 +142,9 @@ def _run(
         outputs = _outputs(proc)
         with notifications, errors:
             notifications.bind(os.path.join(temporary, "notify"))
-            environ[notify.VARIABLE] = os.path.join(temporary, "notify")
+            environ[notify.COMMAND_VARIABLE] = os.path.join(temporary, "notify")
+            # The sockets that were passed to the first process come from the predecessor now.
+            environ.pop("LISTEN_PID", None)
             environ[STDERR_VARIABLE] = str(outputs[1])
             try:
                 successor = subprocess.Popen(

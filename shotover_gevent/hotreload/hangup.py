@@ -22,6 +22,7 @@ import gevent
 from gevent import socket as gsocket
 
 from shotover_gevent.deadline import Deadline
+from shotover_gevent.hotreload.notify import Notifier
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,12 @@ class SelfReload:
 
     def __init__(
         self, path: str | os.PathLike[str] | None, is_serving: Callable[[], bool],
-        timeout_s: float = TIMEOUT_S,
+        timeout_s: float = TIMEOUT_S, notifier: Notifier | None = None,
     ) -> None:
         self._path = path
         self._is_serving = is_serving
         self._timeout_s = timeout_s
+        self._notifier = Notifier({}) if notifier is None else notifier
         self._running: gevent.Greenlet | None = None
 
     @property
@@ -77,6 +79,7 @@ class SelfReload:
 
     def _run(self, path: str) -> None:
         logger.info("SIGHUP: starting a successor")
+        self._notifier.reloading()
         command = [
             sys.executable, "-m", "shotover_gevent", "reload", "--hotreload-socket", path,
             "--timeout", str(self._timeout_s), "--json",
@@ -86,6 +89,7 @@ class SelfReload:
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         except OSError as error:
             logger.error("hot reload: failed: cannot run %s: %s", command[0], error)
+            self._notifier.not_reloaded(str(error))
             return
         try:
             output = _read_all(process, Deadline.after(self._timeout_s + EXTRA_S))
@@ -94,7 +98,9 @@ class SelfReload:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        log_verdict(output, process.returncode)
+        reason = log_verdict(output, process.returncode)
+        if reason is not None:
+            self._notifier.not_reloaded(reason)
 
 
 def _read_all(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:
@@ -118,8 +124,9 @@ def _read_all(process: subprocess.Popen[bytes], deadline: Deadline) -> bytes:
     return output
 
 
-def log_verdict(output: bytes, code: int) -> None:
-    """Log the report of the command: one line, with its numbers as fields."""
+def log_verdict(output: bytes, code: int) -> str | None:
+    """Log the report of the command: one line, with its numbers as fields. Returns why the reload
+    failed; ``None`` if it has not."""
     text = output.decode(errors="replace").strip()
     try:
         report: dict[str, Any] = json.loads(text)
@@ -127,10 +134,10 @@ def log_verdict(output: bytes, code: int) -> None:
     except (ValueError, TypeError, KeyError):
         logger.error(
             "hot reload: failed: the command ended with %d and said: %s", code, text or "nothing")
-        return
+        return text or "the command said nothing"
     if verdict != "ok":
         logger.error("hot reload: failed: %s", reason)
-        return
+        return str(reason)
     sessions, listeners = report["sessions"], report["listeners"]
     logger.info(
         "hot reload: ok: process %d has taken over", report["successor_pid"],
@@ -138,3 +145,4 @@ def log_verdict(output: bytes, code: int) -> None:
             **sessions, **{f"listeners_{what}": count for what, count in listeners.items()},
             "duration_s": report["duration_s"], "longest_pause_ms": report["longest_pause_ms"],
         }})
+    return None

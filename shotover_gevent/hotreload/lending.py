@@ -80,7 +80,7 @@ class Lender:
         self._counts = counts
         self._lease_s = lease_s
         self._lease: Lease | None = None
-        self._successor_pid: int | None = None
+        self.successor_pid: int | None = None
 
     def converse(self, peer: Peer, data: bytes) -> None:
         """The conversation that begins with the packet ``data``: its only request."""
@@ -106,8 +106,8 @@ class Lender:
     def _refusal(self, request: Request, pid: int) -> str | None:
         """Why the process ``pid`` may not have what it asks for; ``None`` if it may."""
         lease = self._lease
-        if self._successor_pid is not None:
-            return f"already handed over to pid {self._successor_pid}"
+        if self.successor_pid is not None:
+            return f"already handed over to pid {self.successor_pid}"
         if self.host.is_retired:
             return "this process is shutting down"
         if isinstance(request, SendListeningSockets):
@@ -148,16 +148,16 @@ class Lender:
         response, sockets = process_request(request, self.host)
         peer.send(encode_response(response), sockets)
         lease = self._lease
-        if self._successor_pid is not None or lease is None:
+        if self.successor_pid is not None or lease is None:
             return  # it asked twice at once
-        self._successor_pid = peer.who.pid
+        self.successor_pid = peer.who.pid
         lease.confirm()
         try:
             self.host.retire(min(request.duration_s, MAX_DRAIN_S))
             self._counts.given(Moved(), is_ok=True)
         finally:
             lease.release()
-        logger.info("process %d has taken over", self._successor_pid)
+        logger.info("process %d has taken over", self.successor_pid)
 
     def __repr__(self) -> str:
         return f"<Lender {self._lease or 'without a lease'}>"

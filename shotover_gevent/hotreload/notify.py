@@ -1,38 +1,55 @@
-"""Telling whoever started us how starting went, by the protocol of sd_notify(3).
+"""Telling whoever started us how things are, by the protocol of sd_notify(3).
 
-The address is in ``NOTIFY_SOCKET``: a path, or a name in the abstract namespace after ``@``. Messages
-are datagrams of ``NAME=value`` lines. We send ``READY=1`` and ``MAINPID``, or ``STATUS`` with the
-reason of a failure.
+Messages are datagrams of ``NAME=value`` lines to a path, or to a name in the abstract namespace after
+``@``. There are two who want to know:
+
+- The service manager (systemd: ``Type=notify``), at ``NOTIFY_SOCKET``. It is told ``READY=1`` with
+  ``MAINPID``, ``STATUS``, and ``STOPPING=1``. A successor that a reload starts inherits the variable,
+  so that the manager knows the process that serves through any number of reloads.
+- The command that started us for a reload, at :data:`COMMAND_VARIABLE`. It is told ``READY=1`` with an
+  account of the reload, or ``STATUS`` with the reason of a failure.
+
+Rules:
+ 1. A process that has been replaced names its successor to the manager before it may end, and says
+    nothing else to it from then on: ``STOPPING=1`` would stop the service.
+ 2. A successor that fails tells the command, not the manager: the service has not failed.
+ 3. That nobody listens is worth a line in the log, not more.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+import gevent
+
+logger = logging.getLogger(__name__)
+
 VARIABLE = "NOTIFY_SOCKET"
+
+#: Names the socket of the command that started a successor.
+COMMAND_VARIABLE = "SHOTOVER_GEVENT_NOTIFY_SOCKET"
 
 #: A field of our own, as the protocol allows after ``X_``: how a reload went, as JSON.
 RELOAD = "X_SHOTOVER_GEVENT_RELOAD"
 
+# What the manager sets when it wants to hear from us regularly: sd_watchdog_enabled(3).
+WATCHDOG_VARIABLE = "WATCHDOG_USEC"
+WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
 
-def notify(environ: Mapping[str, str], **fields: object) -> bool:
-    """Send the fields, upper-cased, to the socket that ``environ`` names; ``False`` without one.
 
-    Raises ``OSError`` when there is a socket but nobody takes the message.
-    """
-    path = environ.get(VARIABLE)
-    if not path:
-        return False
+def send(path: str, **fields: object) -> None:
+    """Send the fields, upper-cased, to a socket. Raises ``OSError`` when nobody takes them."""
     text = "\n".join(f"{name.upper()}={_one_line(value)}" for name, value in fields.items())
     address = "\0" + path[1:] if path.startswith("@") else path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(5.0)  # the receiver's queue is full only if nobody reads it
         sock.sendto(text.encode(), address)
-    return True
 
 
 def parse(message: bytes) -> dict[str, str]:
@@ -46,9 +63,82 @@ def _one_line(value: object) -> str:
     return str(value).replace("\n", "\r")
 
 
-def ready(last_reload: Mapping[str, Any] | None) -> dict[str, object]:
-    """The fields that say which process serves from now on, and how it took over."""
-    fields: dict[str, object] = {"ready": 1, "mainpid": os.getpid()}
-    if last_reload is not None:
-        fields[RELOAD] = json.dumps(last_reload)
-    return fields
+class Notifier:
+    """Tells both who want to know; does nothing where nobody does."""
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        """Read the variables; the one of the command is taken out, so that no child has it."""
+        self._manager = environ.get(VARIABLE)
+        self._command = environ.pop(COMMAND_VARIABLE, None)
+        #: Whether the command that reloads has started us.
+        self.is_successor = self._command is not None
+        self._interval_s = _watchdog_interval_s(environ, self.is_successor)
+        self._watchdog: gevent.Greenlet | None = None
+        self._is_replaced = False
+
+    def ready(self, status: str, last_reload: Mapping[str, Any] | None) -> None:
+        """This process serves from now on; ``last_reload`` is how it took over."""
+        fields: dict[str, object] = {"ready": 1, "mainpid": os.getpid(), "status": status}
+        if last_reload is not None:
+            fields[RELOAD] = json.dumps(last_reload)
+        self._tell(self._manager, **fields)
+        self._tell(self._command, **fields)
+        if self._interval_s is not None:
+            self._watchdog = gevent.spawn(self._ping, self._interval_s)
+
+    def failed(self, reason: str) -> None:
+        """This process will not serve."""
+        self._tell(self._manager if self._command is None else self._command, status=reason)
+
+    def reloading(self) -> None:
+        """A successor is being started by this process itself."""
+        self._tell_manager(
+            reloading=1, monotonic_usec=time.monotonic_ns() // 1000, status="starting a successor")
+
+    def not_reloaded(self, reason: str) -> None:
+        """There is no successor; this process goes on."""
+        self._tell_manager(ready=1, status=f"serving; the last reload failed: {reason}")
+
+    def stopping(self) -> None:
+        """A signal ends this process."""
+        self._tell_manager(stopping=1, status="answering what has been asked, then ending")
+
+    def replaced(self, pid: int) -> None:
+        """Another process serves from now on."""
+        self._tell_manager(mainpid=pid)
+        self._is_replaced = True
+        self.close()
+
+    def close(self) -> None:
+        """Stop the watchdog's greenlet."""
+        if self._watchdog is not None:
+            self._watchdog.kill(block=False)
+
+    def _ping(self, interval_s: float) -> None:
+        while True:
+            self._tell_manager(watchdog=1)
+            gevent.sleep(interval_s)
+
+    def _tell_manager(self, **fields: object) -> None:
+        if not self._is_replaced:
+            self._tell(self._manager, **fields)
+
+    def _tell(self, path: str | None, **fields: object) -> None:
+        if not path:
+            return
+        try:
+            send(path, **fields)
+        except OSError as error:
+            logger.warning("cannot report to %s: %s", path, error)
+
+
+def _watchdog_interval_s(environ: Mapping[str, str], is_successor: bool) -> float | None:
+    """How often to say that the hub turns: twice as often as the manager wants to hear it.
+
+    The variables name the first process of the service; a successor is heard in its place.
+    """
+    pid = environ.get(WATCHDOG_PID_VARIABLE)
+    if pid is not None and pid != str(os.getpid()) and not is_successor:
+        return None
+    wanted = environ.get(WATCHDOG_VARIABLE, "")
+    return int(wanted) / 2_000_000 if wanted.isdigit() and int(wanted) else None

@@ -96,6 +96,11 @@ class HotReloadServer:
         logger.info("Hot reload server created at %s", self.path)
         self._acceptor = gevent.spawn(self._serve)
 
+    @property
+    def successor_pid(self) -> int | None:
+        """The process that has taken over last, or that is about to."""
+        return self._lender.successor_pid or self._giver.successor_pid
+
     def close(self) -> None:
         """End all conversations and any lease; remove the file if it is ours."""
         self.state = State.CLOSED

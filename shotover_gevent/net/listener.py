@@ -195,10 +195,14 @@ class Listener:
         *,
         is_full: Callable[[], bool] = lambda: False,
         is_limit_hard: bool = False,
+        keeps_file: bool = False,
         accept_failures: Counter | None = None,
         create_failures: Counter | None = None,
     ) -> None:
-        """Take ownership of the listening socket ``sock``; accept nothing before :meth:`start`."""
+        """Take ownership of the listening socket ``sock``; accept nothing before :meth:`start`.
+
+        With ``keeps_file`` the file of a Unix socket is somebody else's, and never removed.
+        """
         self.name = name
         self.address = Address.of(sock.getsockname())
         self.handle = handle
@@ -210,7 +214,7 @@ class Listener:
         self._backoff_s = 0
         self._timer: gevent.Greenlet | None = None
         self._taken = Event()
-        self._file = file_identity(self.address)
+        self._file = None if keeps_file else file_identity(self.address)
         self._server: _Server | None = _Server(sock, self)
 
     def start(self) -> None:

@@ -120,8 +120,11 @@ class Source:
 
     # -- listening ------------------------------------------------------------------------------
 
-    def open(self, sock: socket.socket | None = None) -> None:
-        """Get ready to accept: adopt ``sock``, or bind the address. Raises ``OSError``."""
+    def open(self, sock: socket.socket | None = None, is_held: bool = False) -> None:
+        """Get ready to accept: adopt ``sock``, or bind the address. Raises ``OSError``.
+
+        ``is_held`` says that the service manager holds the socket, too, and owns its file.
+        """
         self._log.info("Starting %s source on [%s]", self.type_name, self.listen_addr)
         if sock is None:
             sock = bind(self.listen_addr)
@@ -132,6 +135,7 @@ class Source:
             self.name, sock, self._accepted,
             is_full=lambda: len(self.sessions) >= self.connection_limit,
             is_limit_hard=self.hard_connection_limit,
+            keeps_file=is_held,
             accept_failures=self._accept_failures,
             create_failures=self._create_failures,
         )
