@@ -21,6 +21,7 @@ from shotover_gevent.errors import ShotoverError, UsageError
 ENTRY_POINT_GROUP = "shotover_gevent.transforms"
 
 BUILT_IN = {
+    "CircuitBreaker": "shotover_gevent.transforms.circuit_breaker:CircuitBreaker",
     "ConnectionBalanceAndPool":
         "shotover_gevent.transforms.connection_pool:ConnectionBalanceAndPool",
     "DebugForceEncode": "shotover_gevent.transforms.debug_force:DebugForceEncode",

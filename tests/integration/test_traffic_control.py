@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from shotover_gevent.testing.server import RealServer
 from tests.harness import CONFIG, Client, ProxyProcess, command, eventually, free_port
@@ -78,3 +80,48 @@ def test_the_messages_of_a_client_are_in_files_also_after_a_reload(redis_server:
         "1/responses/message1.bin": b"+OK\r\n", "1/responses/message2.bin": b"$1\r\n1\r\n",
         "1/responses/message3.bin": b":1\r\n",
     }
+
+
+@contextmanager
+def without_master(server: RealServer) -> Iterator[Client]:
+    """The server refuses reads, as a replica that has lost its master; yields a client of it."""
+    with Client(server.port) as direct:
+        try:
+            direct.ask(command("CONFIG", "SET", "replica-serve-stale-data", "no"), b"+OK\r\n")
+            direct.ask(command("REPLICAOF", "127.0.0.1", "1"), b"+OK\r\n")
+            yield direct
+        finally:
+            direct.ask(command("REPLICAOF", "NO", "ONE"), b"+OK\r\n")
+            direct.ask(command("CONFIG", "SET", "replica-serve-stale-data", "yes"), b"+OK\r\n")
+
+
+def test_a_breaker_opens_while_the_server_fails_and_closes_when_it_is_well(redis_server: RealServer) -> None:
+    """While it is open every session is answered at once; a probe finds out that the server is well."""
+    port, admin = free_port(), free_port()
+    breaker = 'CircuitBreaker: {name: "cb", consecutive_failures: 2, open_ms: 300}'
+    config = observed(admin)
+    refused = b"-ERR The circuit breaker cb is open: the database is not asked\r\n"
+    read = command("GET", "no-such-key")
+    with ProxyProcess(
+        topology(port, breaker, sink(redis_server)), config, expect=["circuit breaker cb is open"]
+    ) as proxy:
+        proxy.wait_ready()
+        with without_master(redis_server), Client(port) as one, Client(port) as two:
+            for client in (one, two):
+                client.send(read)
+                assert client.until(b"\r\n").startswith(b"-MASTERDOWN ")
+            one.ask(read, refused)
+            two.ask(read * 3, refused * 3)
+            state = 'shotover_gevent_circuit_breaker_state{chain="valkey",name="cb"}'
+            assert samples(admin)[1][state] == 2
+        with Client(port) as client:
+
+            def is_answered() -> bool:
+                client.send(read)
+                answer = client.until(b"\r\n")
+                assert answer in (refused, b"$-1\r\n")
+                return answer == b"$-1\r\n"
+
+            eventually(is_answered)
+            assert samples(admin)[1][state] == 0
+        proxy.wait_log("circuit breaker cb is closed: the probes succeeded")
