@@ -26,6 +26,7 @@ import gevent
 from gevent.event import Event
 
 from shotover_gevent._version import __version__
+from shotover_gevent.chain.build import BuildError
 from shotover_gevent.chain.transform import TransformConfig
 from shotover_gevent.config.load import load_config, parse_config
 from shotover_gevent.config.model import GeneralConfig
@@ -112,19 +113,7 @@ class Proxy:
         self.config = _config(config)
         self.topology = _topology(topology, Registry(transforms=transforms))
         self.runtime = Runtime()
-        self.sources = [
-            Source(
-                self.runtime,
-                type_name=entry.type_name,
-                name=entry.name,
-                listen_addr=entry.listen_addr,
-                chain=entry.chain,
-                connection_limit=entry.connection_limit,
-                hard_connection_limit=entry.hard_connection_limit,
-                timeout_s=entry.timeout,
-            )
-            for entry in self.topology.sources
-        ]
+        self.sources = self._build_sources()
         self.state = State.BUILT
         #: Set once clients are accepted.
         self.ready = Event()
@@ -141,6 +130,30 @@ class Proxy:
         self._set_filter = set_filter
         #: How this process took over from another, once it has.
         self.last_reload: dict[str, Any] | None = None
+
+    def _build_sources(self) -> list[Source]:
+        """The source of every entry. Raises ``ConfigError`` for all transforms that cannot be built."""
+        sources: list[Source] = []
+        failures: list[tuple[TransformConfig, Exception]] = []
+        for entry in self.topology.sources:
+            try:
+                sources.append(Source(
+                    self.runtime,
+                    type_name=entry.type_name,
+                    name=entry.name,
+                    listen_addr=entry.listen_addr,
+                    chain=entry.chain,
+                    connection_limit=entry.connection_limit,
+                    hard_connection_limit=entry.hard_connection_limit,
+                    timeout_s=entry.timeout,
+                ))
+            except BuildError as error:
+                failures += error.failures
+        if failures:
+            for source in sources:
+                source.close()
+            raise self.topology.not_built(failures)
+        return sources
 
     @property
     def metrics(self) -> Any:

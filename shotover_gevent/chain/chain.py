@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import SecretBytes, SecretStr
 from pydantic_core import to_jsonable_python
 
+from shotover_gevent.chain.build import build_steps
 from shotover_gevent.chain.handoff import Luggage
 from shotover_gevent.chain.steps import describe
 from shotover_gevent.chain.transform import (
@@ -37,7 +38,8 @@ logger = logging.getLogger(__name__)
 class ChainConfig:
     """The steps of one chain and its counters, shared by all sessions.
 
-    ``gathers`` says whether whoever runs it asks :meth:`Chain.patience_s` before.
+    ``gathers`` says whether whoever runs it asks :meth:`Chain.patience_s` before. Making one builds
+    the steps; raises :class:`~shotover_gevent.chain.build.BuildError`.
     """
 
     def __init__(
@@ -60,11 +62,9 @@ class ChainConfig:
         self.latency = metrics.histogram(
             "shotover_chain_latency_seconds", "Duration of a run", **labels)
         self.step_metrics = [StepMetrics(step.type_name, metrics) for step in self.steps]
-        context = BuildContext(
+        build_steps(self.steps, BuildContext(
             metrics=metrics, chain=name, protocol=protocol,
-            endpoints=[] if endpoints is None else endpoints)
-        for step in self.steps:
-            step.build(context)
+            endpoints=[] if endpoints is None else endpoints))
 
     def session(self, context: SessionContext) -> Chain:
         """The chain of one session; the caller closes it."""

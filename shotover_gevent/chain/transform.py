@@ -191,7 +191,11 @@ class TransformConfig(BaseModel):
         return ()
 
     def build(self, context: BuildContext) -> None:
-        """Get ready, once per process, before anything is bound: register metrics, load files."""
+        """Get ready, once per process, before anything is bound: register metrics, load files.
+
+        ``shotover-gevent check`` calls it, too: do not write, connect or start anything here. What it
+        raises is reported with the place of the entry in the topology, and nothing is started.
+        """
 
     def close(self) -> None:
         """The proxy has ended, and every session before it; give back what :meth:`build` or the

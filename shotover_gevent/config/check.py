@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass
 from os import fspath
 from typing import TypeVar
 
+from shotover_gevent.chain.build import BuildError
+from shotover_gevent.chain.chain import ChainConfig
+from shotover_gevent.chain.transform import TransformConfig
 from shotover_gevent.config.load import Environ, FilePath, load_config
 from shotover_gevent.config.model import GeneralConfig
 from shotover_gevent.config.registry import Registry
 from shotover_gevent.config.topology import SourceEntry, Topology, load_topology
 from shotover_gevent.errors import ConfigError, Problem
+from shotover_gevent.metrics import MetricStore
 
 T = TypeVar("T")
 
@@ -58,13 +62,28 @@ def check_files(
     """Read both files, whatever is wrong with the first, with the variables of ``environ``, by
     default those of this process."""
     problems: list[Problem] = []
+    config = _tried(lambda: load_config(config_path, environ), problems)
+    topology = _tried(lambda: _built(load_topology(topology_path, registry, environ)), problems)
     return Check(
         config_file=fspath(config_path),
         topology_file=fspath(topology_path),
-        config=_tried(lambda: load_config(config_path, environ), problems),
-        topology=_tried(lambda: load_topology(topology_path, registry, environ), problems),
+        config=config,
+        topology=topology,
         problems=tuple(problems),
     )
+
+
+def _built(topology: Topology) -> Topology:
+    """The topology, if every chain of it can be built; they are closed again. Raises ``ConfigError``."""
+    failures: list[tuple[TransformConfig, Exception]] = []
+    for source in topology.sources:
+        try:
+            ChainConfig(source.name, source.type_name, source.chain, MetricStore()).close()
+        except BuildError as error:
+            failures += error.failures
+    if failures:
+        raise topology.not_built(failures)
+    return topology
 
 
 def _tried(load: Callable[[], T], problems: list[Problem]) -> T | None:

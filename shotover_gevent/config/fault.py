@@ -17,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from shotover_gevent.chain.build import raised_at, raised_text
+from shotover_gevent.chain.transform import TransformConfig
 from shotover_gevent.config.document import MAX_SHOWN, Path
 from shotover_gevent.errors import ShotoverError
 
@@ -78,6 +80,14 @@ class Faults(ShotoverError):
                 loc=fault.path, input=None)
             for fault in self.faults
         ])
+
+
+def raised(what: str, kind: type[TransformConfig], error: Exception) -> tuple[str, str]:
+    """A problem, and a way out, for code of a transform that raised what it should not."""
+    place = raised_at(kind, error)
+    where = f" at {place}" if place else ""
+    return raised_text(what, error), (
+        f"the code of {kind.__name__} failed{where}: mend that, or what it needs, or take the entry out")
 
 
 def validate(model: type[M], data: Any, context: Any = None) -> M:

@@ -7,7 +7,7 @@ from typing import Any
 from shotover_gevent.chain.steps import MAKE_STEP
 from shotover_gevent.chain.transform import TransformConfig
 from shotover_gevent.config.document import Path
-from shotover_gevent.config.fault import Fault, Faults, describe, validate
+from shotover_gevent.config.fault import Fault, Faults, describe, raised, validate
 from shotover_gevent.config.registry import Registry, UnknownType
 
 
@@ -33,6 +33,9 @@ class StepFactory:
             made = self._made[id(entry)] = validate(found, body, self._context)
         except Faults as faults:
             raise Faults([fault.below(type_name) for fault in faults.faults]) from faults
+        except Exception as error:  # a validator of somebody else may raise anything
+            message, way_out = raised("validation", found, error)
+            raise Faults([Fault((type_name,), message, way_out, of_key=True)]) from error
         return made
 
     def _inner_step(self, entry: Any) -> TransformConfig:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from shotover_gevent.chain.transform import TransformConfig
 from shotover_gevent.config.document import Document, Inserted, Path
-from shotover_gevent.config.fault import Fault, Faults, describe, did_you_mean, validate
+from shotover_gevent.config.fault import Fault, Faults, describe, did_you_mean, raised, validate
 from shotover_gevent.config.load import (
     Environ,
     open_document,
@@ -57,11 +57,28 @@ class SourceEntry:
 class Topology:
     """All sources, in the order of the file.
 
-    ``inserted`` has the values that came from variables, by their path.
+    ``inserted`` has the values that came from variables, by their path; ``document`` and ``paths`` (by
+    the id of the configuration object) say where each transform is written.
     """
 
     sources: tuple[SourceEntry, ...]
     inserted: Mapping[Path, Inserted] = field(default_factory=dict, repr=False, compare=False)
+    document: Document = field(
+        default_factory=lambda: Document("<topology>"), repr=False, compare=False)
+    paths: Mapping[int, Path] = field(default_factory=dict, repr=False, compare=False)
+
+    def not_built(self, failures: Iterable[tuple[TransformConfig, Exception]]) -> ConfigError:
+        """The error for transforms whose ``build()`` raised something, each with its place."""
+        document = self.document
+        for step, error in failures:
+            message, way_out = raised("build()", type(step), error)
+            path = self.paths.get(id(step), ())
+            document.refuse(path, message, way_out, of_key=True)
+        problems = document.sorted_problems()
+        document.problems.clear()  # building may be tried again
+        return ConfigError(problems, [
+            f"Failed to build the chains of topology {document.file}",
+            "\n".join(f"{problem.path}: {problem.message}" for problem in problems)])
 
     def describe(self) -> dict[str, Any]:
         """The topology in the shape of its file, of plain values, for a log line.
@@ -116,7 +133,9 @@ def _read(document: Document, registry: Registry | None) -> Topology:
         raise ConfigError(document.sorted_problems(), [document.hidden(text)])
     return Topology(
         tuple(_entry(draft, fields) for draft, fields in drafts if fields),
-        {path: each for path, each in document.inserted.items() if path[-1] not in PUBLIC})
+        {path: each for path, each in document.inserted.items() if path[-1] not in PUBLIC},
+        document,
+        {step: path for draft, _ in drafts for step, path in draft.step_paths.items()})
 
 
 class _Reader:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from shotover_gevent.chain.transform import TransformConfig
 from shotover_gevent.config.document import Document, Path
+from shotover_gevent.config.fault import raised
 from shotover_gevent.config.model import listen_address
 
 Steps = Sequence[TransformConfig | None]
@@ -185,7 +186,12 @@ class Validation:
     def _own_lines(self, source: SourceDraft, step: TransformConfig) -> list[str]:
         """What the transform says of itself, then its sub-chains below the header of its type."""
         header = f"{step.type_name}:"
-        lines = step.problems()
+        try:
+            lines = step.problems()
+        except Exception as error:  # the code of somebody else may raise anything
+            text, way_out = raised("problems()", type(step), error)
+            self._refuse_step(source, step, text, way_out)
+            return [header, f"  {text}"]
         if lines:
             body = [line.strip() for line in lines if line.strip() and line != header]
             self._refuse_step(source, step, " ".join(body))
@@ -197,9 +203,11 @@ class Validation:
             lines = [*lines, header]
         return [*lines, *_indented(inner)]
 
-    def _refuse_step(self, source: SourceDraft, step: TransformConfig, text: str) -> None:
+    def _refuse_step(
+        self, source: SourceDraft, step: TransformConfig, text: str, way_out: str | None = None
+    ) -> None:
         path = source.step_paths.get(id(step), source.path)
-        self._document.refuse(path, text, of_key=True)
+        self._document.refuse(path, text, way_out, of_key=True)
 
 
 def _distinct(step: TransformConfig) -> Iterator[tuple[str, Steps]]:

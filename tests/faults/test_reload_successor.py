@@ -141,7 +141,10 @@ BAD = {
         "RuntimeError: no luck\n1 problem; nothing was started"),
     "build": (
         module(at_build="raise RuntimeError('no certificate')"),
-        "the successor ended with exit code 1: Traceback"),
+        "the successor ended with exit code 78: topology.yaml:9:11  "
+        "sources[0].Valkey.chain[1].broken.Broken: build() raised RuntimeError: no certificate\n"
+        "    the code of Broken failed at broken.py:7: mend that, or what it needs, or take the entry out\n"
+        "1 problem; nothing was started"),
     "end": (
         module(at_import="import os; os._exit(0)"),
         "the successor ended with exit code 0: it said nothing"),
