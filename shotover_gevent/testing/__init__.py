@@ -11,6 +11,7 @@ from shotover_gevent.testing.family import Family
 from shotover_gevent.testing.port import free_port
 from shotover_gevent.testing.server import RealServer, ServerBinary, find_server, find_servers
 from shotover_gevent.testing.session import TransformSession
+from shotover_gevent.testing.transcript import run_transcript
 from shotover_gevent.testing.upstream import (
     CLOSE, HANG, RESET, AnsweringUpstream, Delay, Expect, FakeUpstream, Send, UpstreamConnection, echo,
 )
@@ -19,4 +20,5 @@ __all__ = [
     "CLOSE", "HANG", "RESET", "AnsweringUpstream", "Client", "Delay", "Expect", "FakeUpstream", "Family",
     "RealServer", "Send", "ServerBinary", "TransformSession", "UpstreamConnection", "check_transform",
     "command", "echo", "find_server", "find_servers", "free_port",
+    "run_transcript",
 ]
