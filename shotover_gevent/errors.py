@@ -75,6 +75,11 @@ class UpstreamError(ShotoverError):
     """A database cannot be reached, was lost, or did not answer in time."""
 
 
+class NothingSent(UpstreamError):
+    """A sink could not connect, and no request of the run that it was given has left this process: the
+    same sink may be asked the same again."""
+
+
 class SessionEnd(ShotoverError):
     """A session ends, and nothing has failed: passed up a chain as it is, told to nobody."""
 

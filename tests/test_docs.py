@@ -316,7 +316,7 @@ def exposed(stage_port: int) -> dict[str, tuple[str, str]]:
     admin = free_port()
     chain = [
         {"QueryCounter": {"name": "count", "counter_name": "main"}},
-        {"CircuitBreaker": {"name": "breaker"}},
+        {"CircuitBreaker": {"name": "breaker"}}, {"Retry": {"name": "retry"}},
         {"RequestThrottling": {"name": "limit", "max_requests_per_second": 50}},
         {"Tee": {"name": "tee", "chain": [{"NullSink": {"name": "null"}}]}},
         {"ValkeySinkSingle": {

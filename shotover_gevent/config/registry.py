@@ -34,6 +34,7 @@ BUILT_IN = {
     "QueryCounter": "shotover_gevent.transforms.query_counter:QueryCounter",
     "QueryTypeFilter": "shotover_gevent.transforms.query_type_filter:QueryTypeFilter",
     "RequestThrottling": "shotover_gevent.transforms.request_throttling:RequestThrottling",
+    "Retry": "shotover_gevent.transforms.retry:Retry",
     "TcpSinkSingle": "shotover_gevent.sinks.tcp_single:TcpSinkSingle",
     "Tee": "shotover_gevent.transforms.tee:Tee",
     "ValkeySinkSingle": "shotover_gevent.sinks.valkey_single:ValkeySinkSingle",

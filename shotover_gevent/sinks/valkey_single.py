@@ -40,7 +40,14 @@ from shotover_gevent.chain.handoff import (
 from shotover_gevent.chain.upstream import Upstream
 from shotover_gevent.codecs.resp import RESP, ReplyScanner
 from shotover_gevent.codecs.resp_conversation import BLOCKING, SPECIAL, Conversation
-from shotover_gevent.errors import ClientGone, PeerError, UpstreamClosed, UpstreamError, os_error_text
+from shotover_gevent.errors import (
+    ClientGone,
+    NothingSent,
+    PeerError,
+    UpstreamClosed,
+    UpstreamError,
+    os_error_text,
+)
 from shotover_gevent.metrics import Counter, Histogram
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.stream import Stream
@@ -136,8 +143,11 @@ class ValkeySink(Sink):
 
     def _connect(self) -> Stream:
         config, context = self._config, self._context
-        sock = config._upstream.dial(
-            Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
+        try:
+            sock = config._upstream.dial(
+                Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
+        except UpstreamError as error:
+            raise NothingSent(str(error)) from error.__cause__
         return self._use(Stream(sock, context.park, context.buffer, owner=self))
 
     def _use(self, stream: Stream) -> Stream:

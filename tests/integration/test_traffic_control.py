@@ -125,3 +125,63 @@ def test_a_breaker_opens_while_the_server_fails_and_closes_when_it_is_well(redis
             eventually(is_answered)
             assert samples(admin)[1][state] == 0
         proxy.wait_log("circuit breaker cb is closed: the probes succeeded")
+
+
+def retries(admin: int, reason: str) -> float:
+    """How many requests were asked again for that reason."""
+    return samples(admin)[1][f'shotover_gevent_retries_count{{chain="valkey",name="retry",reason="{reason}"}}']
+
+
+RETRY = 'Retry: {name: "retry", max_retries: 10, base_delay_ms: 1000, max_delay_ms: 1000}'
+
+
+def test_a_read_is_asked_again_until_the_server_is_well(redis_server: RealServer) -> None:
+    """The client waits and gets its answer; a request that is not idempotent is refused at once."""
+    port, admin = free_port(), free_port()
+    with ProxyProcess(topology(port, RETRY, sink(redis_server)), observed(admin)) as proxy, \
+            Client(redis_server.port) as direct:
+        proxy.wait_ready()
+        direct.ask(command("SET", "retried", "x"), b"+OK\r\n")
+        with Client(port) as client:
+            with without_master(redis_server):
+                client.send(command("INCR", "retried"))
+                assert client.until(b"\r\n").startswith(b"-READONLY ")
+                client.send(command("GET", "retried"))
+                eventually(lambda: retries(admin, "MASTERDOWN") >= 1)
+            client.expect(b"$1\r\nx\r\n")
+        direct.ask(command("DEL", "retried"), b":1\r\n")
+
+
+def test_a_database_that_comes_late_is_waited_for(redis_server: RealServer, tmp_path) -> None:
+    """What could not be sent is sent when it can, whatever it is."""
+    port, admin, path = free_port(), free_port(), tmp_path / "late.sock"
+    late = f'ValkeySinkSingle: {{name: "sink", remote_address: "unix:{path}", connect_timeout_ms: 3000}}'
+    with ProxyProcess(topology(port, RETRY, late), observed(admin)) as proxy, Client(port) as client:
+        proxy.wait_ready()
+        client.send(command("INCR", "late") * 2)
+        eventually(lambda: retries(admin, "connect") >= 2)
+        with RealServer(redis_server.binary, ["--unixsocket", str(path)]):
+            client.expect(b":1\r\n:2\r\n")
+
+
+def test_a_connection_that_was_lost_is_not_made_again(tmp_path, redis_server: RealServer) -> None:
+    """Its session ends, for the next one begins anew."""
+    port, admin = free_port(), free_port()
+    with RealServer(redis_server.binary) as server, ProxyProcess(
+        topology(port, RETRY, sink(server)), observed(admin),
+        expect=["connection was unexpectedly terminated"],
+    ) as proxy:
+        proxy.wait_ready()
+        with Client(port) as client, Client(server.port) as direct:
+            client.send(command("BLPOP", "no-such-list", "0"))
+            eventually(lambda: blocked(direct))
+            direct.send(command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+            assert b"The other side of this connection closed the connection" in client.until(b"\r\n")
+            client.eof()
+            assert retries(admin, "connect") == 0
+
+
+def blocked(direct: Client) -> bool:
+    """Whether a client of the server waits in a command."""
+    direct.send(command("INFO", "clients") + command("ECHO", "|end|"))
+    return b"blocked_clients:1" in direct.until(b"|end|\r\n")

@@ -73,11 +73,11 @@ def test_error_replies_are_failures_if_their_code_is_listed(codes: list[str], st
 
 def test_a_probe_closes_it_and_requests_that_wait_are_no_probes() -> None:
     """The first that can be answered soon."""
-    config, metrics = a_breaker(open_ms=1)
+    config, metrics = a_breaker()
     lose(config, UpstreamError("lost"))
     with TransformSession(config, is_built=True) as session:
         breaker = config._breaker
-        breaker._since -= 1
+        breaker._since -= 90_000
         refused = session.ask(command("BLPOP", "k", "0"))
         answered = session.ask(PING)
         assert (refused, answered == [OPEN], numbers(metrics)["state"]) == ([OPEN], False, 0)
@@ -96,20 +96,20 @@ def test_a_transaction_that_it_cuts_off_is_discarded() -> None:
 
 def test_what_is_answered_here_says_nothing_of_the_database() -> None:
     """The rest of a transaction that was refused is no probe that succeeds."""
-    config, metrics = a_breaker(open_ms=1)
+    config, metrics = a_breaker()
     lose(config, UpstreamError("lost"))
     with TransformSession(config, is_built=True) as session:
         session.ask(command("MULTI"))
-        config._breaker._since -= 1
+        config._breaker._since -= 90_000
         session.ask(GET, command("EXEC"))
         assert (numbers(metrics)["state"], session.below.asked) == (1, [])
 
 
 def test_a_run_that_is_ended_from_outside_makes_room_for_another_probe() -> None:
     """Its client was closed by an operator."""
-    config, metrics = a_breaker(open_ms=1)
+    config, metrics = a_breaker()
     lose(config, UpstreamError("lost"))
-    config._breaker._since -= 1
+    config._breaker._since -= 90_000
     transform: Transform = config.session(session_context())
 
     def aborted(requests: Batch) -> Batch:

@@ -46,6 +46,7 @@ EXAMPLES: dict[str, Example] = {
     "QueryCounter": Example({"counter_name": "main"}),
     "QueryTypeFilter": Example({"DenyList": ["Write"]}),
     "RequestThrottling": Example({"max_requests_per_second": 10000}),
+    "Retry": Example(),
     "TcpSinkSingle": Example(CONNECTION),
     "Tee": Example({"chain": [{"DebugReturner": {"name": "inner", "Valkey": "42"}}]}),
     "ValkeySinkSingle": Example(CONNECTION),
