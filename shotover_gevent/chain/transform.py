@@ -62,8 +62,9 @@ class SessionContext:
     """What the transforms of a session share, and are given when it starts.
 
     ``client_address`` is the peer's IP; ``park`` is where the session's greenlet waits, and
-    ``buffer`` where its streams read into. ``above`` grows while the chain is made: when a
-    transform is made, it holds those above it. ``inner`` are the sub-chains that transforms have
+    ``buffer`` where its streams read into. ``end()`` ends the session when the answers to its present
+    run are sent. ``above`` grows while the chain is made: when a transform is made, it holds those
+    above it. ``inner`` are the sub-chains that transforms have
     made (:mod:`shotover_gevent.chain.subchain`); each has a context of its own.
     """
 
@@ -76,6 +77,7 @@ class SessionContext:
     emit: Callable[[Batch], None]
     client_is_gone: Callable[[], bool] = lambda: False
     send_pushed: Callable[[], None] = lambda: None
+    end: Callable[[], None] = lambda: None
     above: list[Transform] = field(default_factory=list)
     pushed: list[bytes] = field(default_factory=list)
     inner: list[SubChain] = field(default_factory=list)

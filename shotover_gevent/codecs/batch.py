@@ -32,6 +32,9 @@ class Codec(Protocol):
     def encode(self, frame: Any) -> bytes:
         """The bytes of a frame."""
 
+    def decode(self, raw: bytes) -> Sequence[Any]:
+        """The decoded form of each response in ``raw``, as ``values`` of a batch has it."""
+
     def names(self, values: Sequence[Any]) -> list[bytes]:
         """The upper-cased command name of each request, given a batch's values."""
 
@@ -148,6 +151,14 @@ class Batch:
         copy.received_at = self.received_at
         return copy
 
+    @classmethod
+    def counted(cls, codec: Codec, raw: bytes, count: int) -> Batch:
+        """A batch of so many responses; they are decoded when somebody asks."""
+        batch = cls(codec, raw, ())
+        batch._values = None
+        batch._count = count
+        return batch
+
     @property
     def raw(self) -> bytes:
         """The bytes of all messages, with the pushes that lead them."""
@@ -158,9 +169,11 @@ class Batch:
     @property
     def values(self) -> Sequence[Any]:
         """One decoded value per message. Do not change it; change a message's frame instead."""
-        if self._messages is None and self._values is not None:
+        if self._messages is None:
+            if self._values is None:
+                self._values = self.codec.decode(self._raw)
             return self._values
-        return [message.frame for message in self.messages]
+        return [message.frame for message in self._messages]
 
     @property
     def names(self) -> list[bytes]:

@@ -34,6 +34,10 @@ class RawCodec:
             raise TypeError(f"a byte stream carries bytes, not {type(frame).__name__}")
         return bytes(frame)
 
+    def decode(self, raw: bytes) -> Sequence[Any]:
+        """Bytes have no values."""
+        return ()
+
     def names(self, values: Sequence[Any]) -> list[bytes]:
         """Bytes name no command."""
         return [b"unknown"] * len(values)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import hiredis
+
 from shotover_gevent.codecs.batch import Message
 from shotover_gevent.codecs.resp_frames import encode, parse
 from shotover_gevent.codecs.resp_inline import split_words
@@ -25,6 +27,8 @@ READ_COMMANDS = frozenset(
         b"HLEN", b"HSTRLEN", b"HVALS", b"PFCOUNT",
     }
 )
+
+_INCOMPLETE: Any = ...
 
 #: The name of a request that has none.
 UNKNOWN = b"unknown"
@@ -51,6 +55,12 @@ class RespCodec:
     def encode(self, frame: Any) -> bytes:
         """The bytes of a frame. Raises ``TypeError`` or ``ValueError`` if it has none."""
         return encode(frame)
+
+    def decode(self, raw: bytes) -> Sequence[Any]:
+        """What hiredis makes of each reply."""
+        reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
+        reader.feed(raw)
+        return list(iter(reader.gets, _INCOMPLETE))
 
     def names(self, values: Sequence[Any]) -> list[bytes]:
         """The upper-cased command name of each request; ``unknown`` for what is none."""

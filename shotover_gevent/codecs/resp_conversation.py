@@ -25,7 +25,7 @@ import enum
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.codecs.resp_frames import ErrorReply, Push, SimpleString, parse
@@ -98,6 +98,9 @@ class _Expected:
 class Conversation:
     """The state of one connection to a server, as far as it says which reply answers what."""
 
+    #: The commands that :meth:`_apply_frame` wants to know the reply of, when they were queued by MULTI.
+    special: ClassVar[frozenset[bytes]] = SPECIAL
+
     __slots__ = (
         "is_resp3", "is_monitoring", "subscriptions", "reply_mode", "is_ending",
         "_expected", "_queue", "_queue_length",
@@ -131,6 +134,11 @@ class Conversation:
         )
 
     @property
+    def is_in_transaction(self) -> bool:
+        """Whether requests are queued until EXEC."""
+        return self._queue is not None
+
+    @property
     def pending(self) -> int:
         """Requests that are not answered completely."""
         return len(self._expected)
@@ -154,19 +162,19 @@ class Conversation:
         if self.reply_mode is not ReplyMode.ON:
             state["reply_mode"] = self.reply_mode.value
         if self.is_subscribed:
-            state["subscriptions"] = [sorted(map(_as_text, names)) for names in self.subscriptions]
+            state["subscriptions"] = [sorted(map(as_text, names)) for names in self.subscriptions]
         if self._queue is not None:
             state["queue"] = {
                 "length": self._queue_length,
                 "special": [
-                    [index, _as_text(request.name), [_as_text(a) for a in request.arguments]]
+                    [index, as_text(request.name), [as_text(a) for a in request.arguments]]
                     for index, request in self._queue
                 ],
             }
         return state
 
     @classmethod
-    def adopt(cls, state: Mapping[str, Any]) -> Conversation:
+    def adopt(cls, state: Mapping[str, Any]) -> Self:
         """The conversation that :meth:`export` of another process has described."""
         self = cls()
         self.is_resp3 = state.get("resp3", False)
@@ -174,12 +182,12 @@ class Conversation:
         self.is_ending = state.get("ending", False)
         self.reply_mode = ReplyMode(state.get("reply_mode", "on"))
         for names, found in zip(self.subscriptions, state.get("subscriptions", ())):
-            names.update(map(_as_bytes, found))
+            names.update(map(as_bytes, found))
         queue = state.get("queue")
         if queue is not None:
             self._queue_length = queue["length"]
             self._queue = [
-                (index, _Expected(_as_bytes(name), [_as_bytes(a) for a in arguments]))
+                (index, _Expected(as_bytes(name), [as_bytes(a) for a in arguments]))
                 for index, name, arguments in queue["special"]
             ]
         return self
@@ -197,7 +205,7 @@ class Conversation:
             return self._send_transaction(name)
         expected = _Expected(name, value[1:])
         if self._queue is not None and name not in (b"QUIT", b"RESET"):
-            if name in SPECIAL:
+            if name in self.special:
                 self._queue.append((self._queue_length, expected))
             self._queue_length += 1
             return self._expect(_Expected(b"QUEUED"))
@@ -324,12 +332,13 @@ class Conversation:
             self._note(frame[0].upper(), frame[1])
 
 
-def _as_text(data: bytes) -> str:
+def as_text(data: bytes) -> str:
     """Any bytes as a text that JSON can hold: each byte is the character of its number."""
     return data.decode("latin-1")
 
 
-def _as_bytes(text: str) -> bytes:
+def as_bytes(text: str) -> bytes:
+    """The inverse of :func:`as_text`."""
     return text.encode("latin-1")
 
 

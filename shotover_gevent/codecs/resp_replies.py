@@ -144,6 +144,11 @@ class ReplyScanner:
         """The bytes of an incomplete value."""
         return b"".join([*self._read, *self._rest])
 
+    @property
+    def is_between(self) -> bool:
+        """Whether no value is incomplete."""
+        return not self._rest and not self._read
+
     def feed(self, data: Any) -> list[bytes]:
         """The values that ``data`` completes, each as its bytes. ``data`` is not kept."""
         raw = bytes(data)

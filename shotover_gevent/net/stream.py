@@ -131,6 +131,25 @@ class Park:
         return self.target is ANY
 
 
+class HubPark:
+    """The park of a stream that no greenlet waits for: ``on_readable`` is called in the hub instead.
+
+    It must not wait. Bytes of the receive buffer are gone once it switches to a greenlet.
+    """
+
+    __slots__ = ("loop", "streams", "target", "_on_readable")
+
+    def __init__(self, on_readable: Callable[[Stream], None]) -> None:
+        self.loop = get_hub().loop
+        self.streams: list[Stream] = []
+        self.target = ANY
+        self._on_readable = on_readable
+
+    def fire(self, stream: Stream) -> None:
+        """Called by watchers, in the hub."""
+        self._on_readable(stream)
+
+
 class Stream:
     """A connected socket that one greenlet reads, with its persistent read watcher.
 
@@ -143,7 +162,7 @@ class Stream:
     )
 
     def __init__(
-        self, sock: socket.socket, park: Park, buffer: ReceiveBuffer, owner: Any = None
+        self, sock: socket.socket, park: Park | HubPark, buffer: ReceiveBuffer, owner: Any = None
     ) -> None:
         sock.setblocking(False)
         self.socket = sock
@@ -254,6 +273,14 @@ class Stream:
     def reset_at_close(self) -> None:
         """Let :meth:`close` send a reset: the peer must not take what it got for everything."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+
+    def move(self, park: Any) -> None:
+        """Let another greenlet be woken from now on, the one of ``park``."""
+        if self in self.park.streams:
+            self.park.streams.remove(self)
+        self.park = park
+        park.streams.append(self)
+        self.resume()
 
     def close(self) -> None:
         """Close the watchers, then the socket."""

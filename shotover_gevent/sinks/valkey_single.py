@@ -1,4 +1,6 @@
-"""ValkeySinkSingle: one upstream connection per client, to one Valkey or Redis server.
+"""ValkeySinkSingle: to one Valkey or Redis server, by default over one connection per client.
+
+Sharing connections (``connection_mode: shared``) is in :mod:`shotover_gevent.sinks.valkey_shared`.
 
 Rules:
  1. The connection is made for the first request and lives as long as the session, so that whatever
@@ -15,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import hiredis
 from pydantic import Field, PrivateAttr
@@ -53,6 +55,10 @@ from shotover_gevent.net.address import Address
 from shotover_gevent.net.stream import Stream
 from shotover_gevent.sinks.tcp_single import address_problems
 
+# With one connection a server spends the least per request; more of them let a large reply of one client
+# hold up fewer of the others. Beyond this number nothing is shared in a sense.
+MAX_SHARED_CONNECTIONS = 1024
+
 CLOSED = "The other side of this connection closed the connection"
 
 # A client that sends on while its request waits for others hides its own end behind those bytes;
@@ -74,13 +80,25 @@ class ValkeySinkSingle(TransformConfig):
         description="Where the server listens: host:port, or unix:/path", examples=["127.0.0.1:6379"])
     connect_timeout_ms: int = Field(
         ge=0, description="How long connecting may take, in milliseconds", examples=[3000])
+    connection_mode: Literal["dedicated", "shared"] = Field(
+        default="dedicated",
+        description="Whether each client has an upstream connection of its own, or all share some")
+    connection_count: int = Field(
+        default=1, ge=1, le=MAX_SHARED_CONNECTIONS,
+        description="How many connections the clients share, with connection_mode: shared")
     _upstream: Upstream = PrivateAttr(default_factory=Upstream)
     _failed_requests: Counter = PrivateAttr(default_factory=Counter)
     _source_to_sink: Histogram = PrivateAttr(default_factory=Histogram)
+    _pool: Any = PrivateAttr(default=None)
 
     def problems(self) -> list[str]:
-        """The address must name a host and a port."""
-        return address_problems(self.type_name, self.remote_address)
+        """The address must name a host and a port; one's own connection is one."""
+        found = address_problems(self.type_name, self.remote_address)
+        if self.connection_mode == "dedicated" and self.connection_count != 1:
+            found += [
+                f"{self.type_name}:",
+                "  connection_count: it is for connection_mode: shared; each client has one connection"]
+        return found
 
     def upstreams(self) -> Sequence[Upstream]:
         """The one at ``remote_address``."""
@@ -95,14 +113,43 @@ class ValkeySinkSingle(TransformConfig):
         self._source_to_sink = context.metrics.histogram(
             "shotover_source_to_sink_latency_seconds",
             "From a request read to the request written", sink=self.type_name)
+        if self.connection_mode == "shared":
+            # Imported here: it is of no use to the others, and builds on this module.
+            from shotover_gevent.sinks.valkey_pool import UpstreamPool
+
+            self._pool = UpstreamPool(self, context)
 
     def session(self, context: SessionContext) -> Sink:
         """The sink of one session; it connects at the first request."""
+        if self._pool is not None:
+            from shotover_gevent.sinks.valkey_shared import SharedSink
+
+            return SharedSink(self, context, self._pool)
         return ValkeySink(self, context)
+
+    def dial(self, context: Any) -> Stream:
+        """Connect to the server, for the greenlet of ``context.park``; the caller owns the stream.
+
+        Raises :class:`NothingSent`.
+        """
+        try:
+            sock = self._upstream.dial(
+                Address.parse(self.remote_address), self.connect_timeout_ms / 1000)
+        except UpstreamError as error:
+            raise NothingSent(str(error)) from error.__cause__
+        return Stream(sock, context.park, context.buffer)
+
+    def close(self) -> None:
+        """Close the shared connections."""
+        if self._pool is not None:
+            self._pool.close()
 
 
 class ValkeySink(Sink):
     """The upstream connection of one session."""
+
+    #: Requests whose replies must be looked at.
+    unusual: ClassVar[frozenset[bytes]] = _UNUSUAL
 
     fates = {
         "_config": REBUILT, "_context": REBUILT, "_push": REBUILT, "_stream": EXPORTED,
@@ -112,12 +159,15 @@ class ValkeySink(Sink):
         "_has_ended": EXPORTED, "_failed_requests": REBUILT, "_source_to_sink": REBUILT,
     }
 
-    def __init__(self, config: ValkeySinkSingle, context: SessionContext) -> None:
+    def __init__(
+        self, config: ValkeySinkSingle, context: SessionContext,
+        conversation: Conversation | None = None,
+    ) -> None:
         self._config = config
         self._context = context
         self._push = context.pusher()
         self._stream: Stream | None = None
-        self._conversation = Conversation()
+        self._conversation = Conversation() if conversation is None else conversation
         self._scanner = ReplyScanner()
         self._reader: Any = None
         self._is_plain = True
@@ -128,7 +178,7 @@ class ValkeySink(Sink):
     def transform(self, requests: Batch, next: Next) -> Batch:
         """Send the requests, and return when the last one is answered."""
         stream = self._stream or self._connect()
-        is_plain = self._is_plain and _UNUSUAL.isdisjoint(requests.names)
+        is_plain = self._is_plain and self.unusual.isdisjoint(requests.names)
         if not is_plain:
             expects = self._conversation.sent(requests.names, requests.values)
         try:
@@ -142,13 +192,9 @@ class ValkeySink(Sink):
         return responses
 
     def _connect(self) -> Stream:
-        config, context = self._config, self._context
-        try:
-            sock = config._upstream.dial(
-                Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
-        except UpstreamError as error:
-            raise NothingSent(str(error)) from error.__cause__
-        return self._use(Stream(sock, context.park, context.buffer, owner=self))
+        stream = self._config.dial(self._context)
+        stream.owner = self
+        return self._use(stream)
 
     def _use(self, stream: Stream) -> Stream:
         self._config._upstream.connections += 1
@@ -226,7 +272,7 @@ class ValkeySink(Sink):
             self._sort(stream.buffer.view[:count], answers, leads, waiting)
             if is_blocking and waiting:
                 self._context.send_pushed()  # nobody knows when the answer will come
-        self._is_plain = self._conversation.is_plain and not self._scanner.pending
+        self._is_plain = self._conversation.is_plain and self._scanner.is_between
         return Batch.of(
             RESP, [Message(RESP, b"".join(answer), lead=lead) for answer, lead in zip(answers, leads)])
 
@@ -271,7 +317,7 @@ class ValkeySink(Sink):
             for raw in self._scan(stream.buffer.view[:count]):
                 self._conversation.received(raw)
                 self._push(Batch(RESP, raw, (raw,), [len(raw)]))
-            self._is_plain = self._conversation.is_plain and not self._scanner.pending
+            self._is_plain = self._conversation.is_plain and self._scanner.is_between
 
     # -- waiting --------------------------------------------------------------------------------
 
@@ -325,10 +371,10 @@ class ValkeySink(Sink):
             return
         context = self._context
         self._use(Stream(luggage.unpack(), context.park, context.buffer, owner=self))
-        self._conversation = Conversation.adopt(state["conversation"])
+        self._conversation = type(self._conversation).adopt(state["conversation"])
         self._scanner = ReplyScanner(unpack_bytes(state["pending"]))
         self._has_ended = state["has_ended"]
-        self._is_plain = self._conversation.is_plain and not self._scanner.pending
+        self._is_plain = self._conversation.is_plain and self._scanner.is_between
 
     def close(self) -> None:
         """Close the upstream connection."""

@@ -49,6 +49,7 @@ class EndReason(enum.Enum):
     LOST = "client lost"
     UPSTREAM = "upstream closed"
     ENDED = "ended by a transform"
+    QUIT = "quit"
     MALFORMED = "malformed request"
     FAILED = "failed"
     IDLE = "idle timeout"
@@ -117,6 +118,10 @@ class BaseSession:
             self._stop_at = monotonic()
             if self.park is not None and self._hold is not Hold.HELD:
                 self.park.wake()
+
+    def _quit(self) -> None:
+        """The client has asked for the end: nothing that it has sent after that is answered."""
+        self._stop_reason = EndReason.QUIT
 
     def abort(self) -> None:
         """End the session now, wherever it is."""
@@ -262,6 +267,7 @@ class BaseSession:
             emit=self._emit,
             send_pushed=self._send_pushed,
             client_is_gone=self._client.has_ended,
+            end=self._quit,
         )
         self._chain = source.chain.session(self._context)
 

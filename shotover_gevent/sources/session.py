@@ -87,7 +87,7 @@ class Session(BaseSession):
         view, clock, received = client.buffer.view, perf_counter, self.source.bytes_received
         while True:
             if self._stop_reason is not None:
-                if self._stop_reason is not EndReason.MOVED:
+                if self._stop_reason not in (EndReason.MOVED, EndReason.QUIT):
                     yield from self._last_requests()
                 return
             if self._hold is Hold.ASKED:

@@ -1,0 +1,131 @@
+"""Deals the replies of one connection, which many share, to those who wait for them.
+
+Rules:
+ 1. A server answers in the order of the requests, each by one value. So the oldest share gets as many
+    values as it lacks, then the next one; a value never goes to anybody else.
+ 2. Pushes of RESP3 answer nobody, and on a shared connection nobody has asked for any: they are counted
+    and dropped.
+ 3. A value that nobody waits for means that the two sides do not agree any more: :class:`PeerError`,
+    and nothing that comes after it may be given to anybody.
+ 4. A share that nobody wants any more keeps its place, and what it gets is thrown away.
+
+How it works: lines, and strings that are there completely, are stepped over here, which is fast.
+Anything else, such as an array or an incomplete value, is left to
+:class:`~shotover_gevent.codecs.resp_replies.ReplyScanner`, which is the authority.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from shotover_gevent.codecs.resp_replies import ReplyScanner, kind_of
+from shotover_gevent.errors import PeerError
+
+_CRLF = b"\r\n"
+#: The head of a string: how long its bytes are, with the line end behind them.
+_STRINGS = {b"$%d" % size: size + 2 for size in range(1024)} | {b"$-1": 0}
+_PLUS, _MINUS, _COLON, _DOLLAR, _PUSH = b"+-:$>"
+
+
+class Share:
+    """What one waiter gets: ``missing`` values still, ``parts`` of bytes, ``errors`` among the values."""
+
+    __slots__ = ("missing", "parts", "errors")
+
+    def __init__(self, missing: int) -> None:
+        self.missing = missing
+        self.parts: list[bytes] = []
+        self.errors = 0
+
+    @property
+    def raw(self) -> bytes:
+        """All bytes so far."""
+        parts = self.parts
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class ReplyDealer:
+    """The shares of one connection, oldest first; append to ``waiting`` when a request is sent."""
+
+    __slots__ = ("waiting", "pushes", "_scanner", "_is_between")
+
+    def __init__(self) -> None:
+        self.waiting: deque[Share] = deque()
+        #: Values that nobody asked for.
+        self.pushes = 0
+        self._scanner = ReplyScanner()
+        self._is_between = True
+
+    def feed(self, raw: bytes) -> list[Share]:
+        """Deal what arrived; returns the shares that are complete now, in order.
+
+        Raises :class:`PeerError`; the connection is of no use then.
+        """
+        done: list[Share] = []
+        at = self._step(raw, done) if self._is_between else 0
+        if at < len(raw):
+            self._scan(raw[at:] if at else raw, done)
+        return done
+
+    def _step(self, raw: bytes, done: list[Share]) -> int:
+        """Deal the simple values that ``raw`` begins with; returns where they end."""
+        waiting, find, strings = self.waiting, raw.find, _STRINGS
+        at, end = 0, len(raw)
+        while at < end and waiting:
+            share = waiting[0]
+            missing, start, errors = share.missing, at, 0
+            while missing and at < end:
+                line_end = find(_CRLF, at)
+                if line_end < 0:
+                    break
+                kind = raw[at]
+                if kind == _DOLLAR:
+                    size = strings.get(raw[at:line_end])
+                    if size is None:
+                        size = _long(raw, at, line_end)
+                    after = line_end + 2 + size
+                    if after > end or raw[after - 2 : after] != _CRLF:
+                        break
+                    at = after
+                elif kind == _PLUS or kind == _COLON:
+                    at = line_end + 2
+                elif kind == _MINUS:
+                    errors += 1
+                    at = line_end + 2
+                else:
+                    break
+                missing -= 1
+            if at > start:
+                share.parts.append(raw[start:at] if start or at < end else raw)
+                share.missing = missing
+                share.errors += errors
+            if missing:
+                break
+            done.append(waiting.popleft())
+        return at
+
+    def _scan(self, raw: bytes, done: list[Share]) -> None:
+        """Deal the values that ``raw`` completes, one by one, and keep what is incomplete."""
+        waiting = self.waiting
+        for value in self._scanner.feed(raw):
+            kind = value[0]
+            if kind == 124:  # "|", an attribute before the value
+                kind = kind_of(value)
+            if kind == _PUSH:
+                self.pushes += 1
+                continue
+            if not waiting:
+                raise PeerError(f"{value[:60]!r} answers nothing")
+            share = waiting[0]
+            share.parts.append(value)
+            share.missing -= 1
+            share.errors += kind == _MINUS
+            if not share.missing:
+                done.append(waiting.popleft())
+        self._is_between = self._scanner.is_between
+
+
+def _long(raw: bytes, at: int, line_end: int) -> int:
+    """The same as in ``_STRINGS`` for a longer string; more than there is if it is no length."""
+    text = raw[at + 1 : line_end]
+    return int(text) + 2 if text.isdigit() and len(text) < 19 else len(raw)
