@@ -16,7 +16,11 @@ sources:
             name: "sink"
             remote_address: "127.0.0.1:{upstream}"
             connect_timeout_ms: 3000
+            connection_mode: {mode}
 """
+
+# How a ValkeySinkSingle may be connected; what a client sees must be the same.
+MODES = ("dedicated", "shared")
 
 TCP = """
 sources:
@@ -29,9 +33,9 @@ sources:
 """
 
 
-def valkey_topology(port: int, upstream: int, options: str = "") -> str:
+def valkey_topology(port: int, upstream: int, options: str = "", mode: str = "dedicated") -> str:
     """A Valkey source in front of a server."""
-    return VALKEY.format(port=port, upstream=upstream, options=options)
+    return VALKEY.format(port=port, upstream=upstream, options=options, mode=mode)
 
 
 def tcp_topology(port: int, upstream: int, options: str = "") -> str:

@@ -130,11 +130,13 @@ class SharedSink(Sink):
 
     def _share(self, requests: Batch) -> Batch:
         """Send the requests with those of others, and wait for the answers."""
+        count = len(requests)
+        if not count:  # a transform above has answered all of them
+            return Batch(RESP, b"", ())
         connection = self._connection
         if connection is None or connection.failure is not None:
             connection = self._join()
         waiter = self._waiter
-        count = len(requests)
         connection.ask(waiter, requests.raw, count)
         try:
             self._wait()

@@ -269,6 +269,142 @@ def bytewise(client, other):
     client.sync()
 
 
+def databases(client, other):
+    """Each client is in its own database; one that does not exist changes nothing."""
+    client.call("SET", "where", "0")
+    client.call("SELECT", "3")
+    client.call("SET", "where", "3")
+    other.call("GET", "where")
+    client.call("SELECT", "99")
+    client.call("SELECT", "x")
+    client.call("SELECT")
+    client.call("GET", "where")
+    client.raw(command("SELECT", "0") + command("GET", "where") + command("SELECT", "3"))
+    client.raw(command("MULTI") + command("SELECT", "5") + command("SET", "where", "5"))
+    client.raw(command("DISCARD") + command("GET", "where"))
+    client.raw(command("MULTI") + command("SELECT", "5") + command("SET", "where", "5") + command("EXEC"))
+    client.call("GET", "where")
+    client.call("SWAPDB", "5", "3")
+    client.call("GET", "where")
+
+
+def users(client, other):
+    """Who a client is follows successful replies only."""
+    other.call("ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@read", "+@connection", "+acl|whoami")
+    client.call("ACL", "WHOAMI")
+    client.call("AUTH", "reader", "wrong")
+    client.call("ACL", "WHOAMI")
+    client.call("AUTH", "reader", "secret")
+    client.call("ACL", "WHOAMI")
+    client.call("SET", "k", "v")
+    client.call("GET", "k")
+    client.call("HELLO", "3", "AUTH", "reader", "wrong")
+    client.call("HELLO", "3", "AUTH", "reader", "secret", "SETNAME", "bob")
+    client.call("CLIENT", "GETNAME")
+    client.call("HGETALL", "missing")
+    client.send("RESET")
+    client.until(rb"\+RESET\r\n")
+    client.call("ACL", "WHOAMI")
+    client.call("CLIENT", "GETNAME")
+    client.call("SET", "k", "v")
+    other.call("ACL", "DELUSER", "reader")
+
+
+def client_names(client, other):
+    """Names and libraries of clients are answered as the server does, what is wrong with them, too."""
+    client.call("CLIENT", "GETNAME")
+    client.call("CLIENT", "SETNAME", "bob")
+    client.call("CLIENT", "SETNAME", "has space")
+    client.call("client", "getname")
+    client.call("CLIENT", "SETNAME")
+    client.call("CLIENT", "SETNAME", "a", "b")
+    client.call("CLIENT", "SETINFO", "NONSENSE", "x")
+    client.raw(command("CLIENT", "SETNAME", "eve") + command("GET", "k") + command("CLIENT", "GETNAME"))
+    client.raw(command("MULTI") + command("CLIENT", "SETNAME", "tx") + command("EXEC"))
+    client.call("CLIENT", "GETNAME")
+    client.call("HELLO", "3")
+    client.call("CLIENT", "GETNAME")
+    client.call("CLIENT", "SETNAME", "")
+    client.call("CLIENT", "GETNAME")
+    client.call("CLIENT", "NOSUCH")
+    client.call("CLIENT")
+
+
+def waiting_for_replicas(client, other):
+    """WAIT without replicas answers 0, at once or when its time is over."""
+    client.call("SET", "k", "v")
+    client.call("WAIT", "0", "100")
+    client.call("WAIT", "1", "30")
+    client.call("WAIT", "1", "-1")
+    client.call("WAIT", "x", "1")
+    client.call("WAIT", "1")
+    client.raw(command("MULTI") + command("WAIT", "1", "1000") + command("EXEC"))
+    client.sync()
+
+
+def watching(client, other):
+    """A watched key makes the transaction fail, also after other commands in between."""
+    client.call("WATCH", "k")
+    client.call("GET", "k")
+    other.call("SET", "k", "2")
+    client.raw(command("MULTI") + command("SET", "k", "3") + command("EXEC"))
+    client.call("WATCH", "k")
+    client.call("UNWATCH")
+    other.call("SET", "k", "4")
+    client.raw(command("MULTI") + command("GET", "k") + command("EXEC"))
+    client.call("EXEC")
+    client.call("DISCARD")
+    client.call("UNWATCH")
+
+
+def switches(client, other):
+    """What a client puts on, and off again, for its connection."""
+    client.call("CLIENT", "NO-EVICT", "ON")
+    client.call("GET", "k")
+    client.call("CLIENT", "NO-EVICT", "OFF")
+    client.call("CLIENT", "NO-EVICT", "MAYBE")
+    client.call("HELLO", "3")
+    client.call("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "t")
+    other.call("SET", "tracked", "1")
+    client.until(rb"tracked\r\n")
+    client.call("CLIENT", "TRACKING", "OFF")
+    other.call("SET", "tracked", "2")
+    client.call("GET", "tracked")
+    client.call("READONLY")
+    client.call("READWRITE")
+    client.call("ASKING")
+
+
+def scripts_and_streams(client, other):
+    """Scripts and streams, and what is about scripts."""
+    client.call("SCRIPT", "KILL")
+    client.call("SCRIPT", "EXISTS", "0" * 40)
+    client.call("FUNCTION", "STATS")
+    client.call("FUNCTION", "KILL")
+    client.call("XADD", "s", "1-1", "f", "v")
+    client.call("XREAD", "STREAMS", "s", "0")
+    client.call("XREAD", "BLOCK", "10", "STREAMS", "s", "0")
+    client.call("XGROUP", "CREATE", "s", "g", "0")
+    client.call("XREADGROUP", "GROUP", "g", "c", "STREAMS", "s", ">")
+    client.call("XREADGROUP", "GROUP", "g", "c", "BLOCK", "10", "STREAMS", "s", ">")
+    client.call("EVAL", "redis.call('SELECT', 7); return redis.call('SET', 'there', '1')", "0")
+    client.call("GET", "there")
+
+
+def quit_alone(client, other):
+    """QUIT is answered, and the connection closed."""
+    client.call("GET", "k")
+    client.send("QUIT")
+    client.end()
+
+
+def not_http(client, other):
+    """What looks like an attack by HTTP ends the connection without an answer."""
+    client.call("GET", "k")
+    client.raw(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n")
+    client.end()
+
+
 MALFORMED = {
     "mbulk-length": b"*abc\r\n",
     "mbulk-too-long": b"*3000000000\r\n",
@@ -303,7 +439,8 @@ SCENARIOS = {
         monitor_with_requests, client_reply, client_reply_off_then_reset, transactions,
         special_inside_multi, blocking, tracking_resp3, tracking_broadcast_resp2, kill_self,
         killed_by_another, quit_in_a_pipeline, keyspace_notifications, empty_and_inline,
-        nested_replies, large_values, deep_pipeline, bytewise,
+        nested_replies, large_values, deep_pipeline, bytewise, databases, users, client_names,
+        waiting_for_replicas, watching, switches, scripts_and_streams, quit_alone, not_http,
     )
 } | {f"malformed-{name}": malformed(data) for name, data in MALFORMED.items()}
 
