@@ -37,9 +37,12 @@ def _step(value: Any, info: ValidationInfo) -> TransformConfig:
 
 
 def describe(step: TransformConfig) -> list[Any]:
-    """The type and the fields of a step, those of its sub-chains too: equal for steps that do the same."""
+    """The type and the fields of a step, those of its sub-chains too: equal for steps that do the same.
+
+    Fields with their default are left out, so that a version with more fields says the same.
+    """
     kind = type(step)
-    return [f"{kind.__module__}.{kind.__qualname__}", step.model_dump()]
+    return [f"{kind.__module__}.{kind.__qualname__}", step.model_dump(exclude_defaults=True)]
 
 
 # By itself, pydantic would write the fields of the base class only.

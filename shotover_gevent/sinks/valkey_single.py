@@ -97,7 +97,7 @@ class ValkeySinkSingle(TransformConfig):
         if self.connection_mode == "dedicated" and self.connection_count != 1:
             found += [
                 f"{self.type_name}:",
-                "  connection_count: it is for connection_mode: shared; each client has one connection"]
+                "  connection_count: it is for connection_mode: shared; a client has one connection otherwise"]
         return found
 
     def upstreams(self) -> Sequence[Upstream]:

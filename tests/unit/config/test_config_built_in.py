@@ -20,12 +20,46 @@ def chain_of(*entries):
         [{"QueryTypeFilter": {"name": "f", "AllowList": ["Read", "PubSubMessage"]}}, NULL],
         [{"QueryTypeFilter": {"name": "f", "DenyList": []}}, NULL],
         [{"QueryCounter": {"name": "c", "counter_name": "main"}}, {"DebugPrinter": {"name": "p"}}, NULL],
-        [{"ValkeySinkSingle": {"name": "s", "remote_address": "h:1", "connect_timeout_ms": 3000}}],
+        [{"ValkeySinkSingle": {
+            "name": "s", "remote_address": "h:1", "connect_timeout_ms": 3000,
+            "connection_mode": "shared", "connection_count": 2}}],
     ],
 )
 def test_a_minimal_entry_is_accepted(entries):
     """Every way that the documentation shows."""
     assert chain_of(*entries) == entries
+
+
+def test_clients_share_no_connections_unless_asked():
+    """A topology of Shotover means what it means there."""
+    entry = {"ValkeySinkSingle": {"name": "s", "remote_address": "h:1", "connect_timeout_ms": 3000}}
+    entry_with_defaults = {"ValkeySinkSingle": {
+        **entry["ValkeySinkSingle"], "connection_mode": "dedicated", "connection_count": 1}}
+    assert chain_of(entry) == [entry_with_defaults]
+
+
+@pytest.mark.parametrize(
+    "fields, problem",
+    [
+        ({"connection_count": 2}, "connection_count: it is for connection_mode: shared; "
+         "a client has one connection otherwise"),
+        ({"connection_mode": "shraed"}, None),
+        ({"connection_mode": "shared", "connection_count": 0}, None),
+    ],
+)
+def test_a_wrong_way_of_connecting_is_refused(fields, problem):
+    """A count without sharing, a mode that there is none of, and no connection at all."""
+    entry = {"ValkeySinkSingle": {
+        "name": "s", "remote_address": "h:1", "connect_timeout_ms": 3000, **fields}}
+    texts = {
+        "connection_count": "found the number 0, wanted at least 1",
+        "connection_mode": 'found the text "shraed", wanted one of dedicated, shared\n'
+        '    did you mean "shared"?',
+    }
+    where = "topology.yaml  sources[0].Valkey.chain[0].ValkeySinkSingle"
+    field = next(iter(fields)) if len(fields) == 1 else "connection_count"
+    assert refused(sources(source(entry)), []) == [
+        f"{where}: {problem}" if problem else f"{where}.{field}: {texts[field]}"]
 
 
 @pytest.mark.parametrize(
