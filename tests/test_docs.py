@@ -41,8 +41,11 @@ PAGES = [*sorted(ROOT.glob("*.rst")), *sorted((ROOT / "docs").glob("*.rst"))]
 NOT_RUN = {
     ".venv/bin/sphinx-build": "tests/test_site.py builds the site",
     "apt-get install": "changes the system",
+    "python -m bench.guard": "tests/bench runs it",
+    "python -m bench.readme_table": "would change the documentation; tests/bench compares what it writes",
     "python -m bench.reload_soak": "takes minutes; tests/bench runs a short one",
     "pip install": "changes the environment; .ci/run installs the package",
+    "scripts/bench": "takes minutes; tests/bench runs the shortest one",
     "scripts/run": "the demo has tests of its own, which need no other environment",
     "scripts/test": "would run this test",
 }
