@@ -146,6 +146,7 @@ class Proxy:
                     connection_limit=entry.connection_limit,
                     hard_connection_limit=entry.hard_connection_limit,
                     timeout_s=entry.timeout,
+                    tls=entry.tls,
                 ))
             except BuildError as error:
                 failures += error.failures

@@ -31,6 +31,7 @@ from shotover_gevent.hotreload.lending import MAX_LENT
 from shotover_gevent.net import stream
 from shotover_gevent.sources import base, session
 from shotover_gevent.testing import Family, RealServer
+from tests.certificates import Authority
 from tests.harness import CONFIG, READY, eventually, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,9 +155,19 @@ def test_yaml_examples_pass_the_check(block: Block, folder: Path) -> None:
         written["topology.yaml"] = yaml.safe_dump({"sources": [{"Valkey": source}]})
     assert written.keys() == {"config.yaml", "topology.yaml"}
     for name, text in written.items():
-        (folder / name).write_text(text)
+        (folder / name).write_text(with_certificates(text, folder))
     found = check_files(folder / "config.yaml", folder / "topology.yaml")
     assert list(map(str, found.problems)) == []
+
+
+def with_certificates(text: str, folder: Path) -> str:
+    """The example with files that exist where it names some of ``/etc/shotover/tls``."""
+    names = sorted(set(re.findall(r"/etc/shotover/tls/([\w-]+)\.pem", text)))
+    for name in names:
+        certificate, key = Authority(folder).issue()
+        os.replace(certificate, folder / f"{name}.pem")
+        os.replace(key, folder / f"{name}.key")
+    return text.replace("/etc/shotover/tls", str(folder))
 
 
 def ask(port: int, request: bytes) -> bytes:
@@ -321,7 +332,17 @@ def test_files_that_are_named_exist() -> None:
     assert [text for text in sorted(named) if not (ROOT / text).exists()] == []
 
 
-def exposed(stage_port: int) -> dict[str, tuple[str, str]]:
+def secured(folder: Path) -> dict[str, Any]:
+    """A source with TLS both ways."""
+    authority = Authority(folder)
+    files = dict(zip(("certificate_path", "private_key_path"), authority.issue(), strict=True))
+    trusting = {"certificate_authority_path": authority.path, "verify_hostname": True}
+    sink = {"name": "secure", "remote_address": "127.0.0.1:1", "connect_timeout_ms": 1000,
+            "tls": {**files, **trusting}}
+    return {"name": "t", "listen_addr": "127.0.0.1:0", "tls": files, "chain": [{"TcpSinkSingle": sink}]}
+
+
+def exposed(stage_port: int, folder: Path) -> dict[str, tuple[str, str]]:
     """Name, type and labels of every metric on the page of a proxy that has one of everything."""
     admin = free_port()
     chain = [
@@ -334,7 +355,8 @@ def exposed(stage_port: int) -> dict[str, tuple[str, str]]:
     ]
     source = {"name": "v", "listen_addr": f"127.0.0.1:{stage_port}", "chain": chain}
     config = {"main_log_level": "info", "observability_interface": f"127.0.0.1:{admin}"}
-    with gevent.Timeout(60), Proxy({"sources": [{"Valkey": source}]}, config):
+    sources = {"sources": [{"Valkey": source}, {"Tcp": secured(folder)}]}
+    with gevent.Timeout(60), Proxy(sources, config):
         ask(stage_port, b"PING\r\n")
         with gsocket.create_connection(("127.0.0.1", admin), timeout=20) as client:
             client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -348,10 +370,10 @@ def exposed(stage_port: int) -> dict[str, tuple[str, str]]:
         for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE)}
 
 
-def test_the_metrics_are_those_of_the_page() -> None:
+def test_the_metrics_are_those_of_the_page(tmp_path: Path) -> None:
     """The table of ``docs/metrics.rst`` has each metric with its type and labels; others are named truly."""
     told = {name: (kind, labels) for name, kind, labels, _ in rows("docs/metrics.rst", "Metrics")}
-    found = exposed(free_port())
+    found = exposed(free_port(), tmp_path)
     named = {
         text for page in TREES for text in literals(page)
         if re.fullmatch(r"(shotover|process)_\w+|connections_opened", text)

@@ -19,9 +19,12 @@ import base64
 import enum
 import socket
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from shotover_gevent.errors import ShotoverError
+
+if TYPE_CHECKING:
+    from shotover_gevent.net.stream import Stream
 
 
 class Fate(enum.Enum):
@@ -56,6 +59,12 @@ class Luggage:
     def pack(self, sock: socket.socket) -> None:
         """Let a socket travel; it stays its owner's until the session is adopted."""
         self.sockets.append(sock)
+
+    def pack_stream(self, stream: Stream) -> None:
+        """Let the socket of a stream travel. Raises ``Pinned`` for one with state that cannot."""
+        if stream.pinned_by is not None:
+            raise Pinned(stream.pinned_by)
+        self.pack(stream.socket)
 
     def unpack(self) -> socket.socket:
         """The next socket; the caller owns it."""

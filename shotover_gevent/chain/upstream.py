@@ -6,14 +6,19 @@ It owns no socket: it counts what the sessions of the sink open and close.
 
 from __future__ import annotations
 
-import socket
 from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 from shotover_gevent.chain.transform import BuildContext
 from shotover_gevent.errors import UpstreamError, causes
 from shotover_gevent.metrics import Counter
 from shotover_gevent.net.address import Address
-from shotover_gevent.net.dial import dial
+from shotover_gevent.net.dial import open_stream
+from shotover_gevent.net.stream import Park, ReceiveBuffer, Stream
+from shotover_gevent.net.tls_settings import TlsConnector
+
+if TYPE_CHECKING:
+    from shotover_gevent.net.tls_context import ClientTls
 
 
 class Upstream:
@@ -28,9 +33,16 @@ class Upstream:
         #: Why the last attempt failed; empty when it worked, or when there was none.
         self.failure = ""
         self._failed_at = 0.0
+        self._tls: ClientTls | None = None
 
-    def register(self, context: BuildContext, transform: str, name: str, address: str) -> None:
-        """Be the ``address`` of the step ``name``, of type ``transform``, in the chain of ``context``."""
+    def register(
+        self, context: BuildContext, transform: str, name: str, address: str,
+        tls: TlsConnector | None = None,
+    ) -> None:
+        """Be the ``address`` of the step ``name``, of type ``transform``, in the chain of ``context``.
+
+        With ``tls`` its files are loaded. Raises ``ConfigError`` when they cannot be used.
+        """
         self.chain, self.transform, self.name, self.address = context.chain, transform, name, address
         labels = {"chain": context.chain, "transform": transform, "upstream": address}
         self.connects = context.metrics.counter(
@@ -41,11 +53,18 @@ class Upstream:
         context.metrics.gauge(
             "shotover_gevent_upstream_connections", "Connections to a database that are open",
             lambda: self.connections, **labels)
+        if tls is not None:
+            # Imported here: ssl takes 20 ms, and not everybody needs it.
+            from shotover_gevent.net.tls_context import ClientTls
 
-    def dial(self, address: Address, timeout_s: float) -> socket.socket:
-        """As :func:`~shotover_gevent.net.dial.dial`, and counted."""
+            self._tls = ClientTls(tls, name, context.metrics, labels)
+
+    def open(
+        self, address: Address, timeout_s: float, park: Park, buffer: ReceiveBuffer, owner: Any = None
+    ) -> Stream:
+        """As :func:`~shotover_gevent.net.dial.open_stream`, with the TLS of the sink, and counted."""
         try:
-            sock = dial(address, timeout_s)
+            stream = open_stream(address, timeout_s, park, buffer, owner, self._tls)
         except UpstreamError as error:
             self.failures.value += 1
             self.failure = ": ".join(causes(error))
@@ -53,7 +72,7 @@ class Upstream:
             raise
         self.connects.value += 1
         self.failure = ""
-        return sock
+        return stream
 
     @property
     def failed_s_ago(self) -> float | None:

@@ -112,8 +112,7 @@ def _drop_nulls(model: type[BaseModel], data: Any, details: Sequence[Any]) -> bo
         if detail["input"] is None and path and detail["type"] not in (_CARRIER, "missing"):
             owner = _at(data, path[:-1])
             field = _field(model, path)
-            may_be_absent = field is None if path[-1] == "tls" else _is_optional(field)
-            if may_be_absent and isinstance(owner, dict) and path[-1] in owner:
+            if _is_optional(field) and isinstance(owner, dict) and path[-1] in owner:
                 del owner[path[-1]]
                 dropped = True
     return dropped
@@ -146,8 +145,6 @@ def _fault(model: type[BaseModel], data: Any, detail: Any) -> Fault:
 
 
 def _unknown_field(model: type[BaseModel], data: Any, path: Path) -> Fault:
-    if path[-1] == "tls":
-        return Fault(path, "TLS is not supported by this version yet", of_key=True)
     owner = _at(data, path[:-1])
     known = [name for m in _models_at(model, path[:-1]) for name in m.model_fields]
     free = [name for name in known if name not in owner] if isinstance(owner, dict) else known

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from shotover_gevent.net.address import Address
+from shotover_gevent.net.tls_settings import TlsAcceptor
 
 # The unsigned 64 bits that Shotover's counts and seconds have.
 Unsigned = Annotated[int, Field(ge=0, le=2**64 - 1)]
@@ -73,6 +74,7 @@ class SourceFields(BaseModel):
         False, description="At the limit, close the listener rather than let clients wait")
     timeout: Unsigned | None = Field(
         None, description="After how many seconds without traffic a client is disconnected")
+    tls: TlsAcceptor | None = Field(None, description="TLS toward clients; plain without it")
     chain: list[Any] = Field(description="The transforms, in the order in which requests pass them")
 
 

@@ -30,6 +30,7 @@ from shotover_gevent.config.step import StepFactory, singleton
 from shotover_gevent.config.validation import SourceDraft, Validation
 from shotover_gevent.errors import ConfigError
 from shotover_gevent.net.address import Address
+from shotover_gevent.net.tls_settings import TlsAcceptor
 
 SOURCE_TYPES = ("Tcp", "Valkey")
 # Sources of Shotover Proxy that are known by name.
@@ -51,6 +52,7 @@ class SourceEntry:
     hard_connection_limit: bool
     timeout: int | None
     chain: tuple[TransformConfig, ...]
+    tls: TlsAcceptor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Topology:
                 "connection_limit": source.connection_limit,
                 "hard_connection_limit": source.hard_connection_limit,
                 "timeout": source.timeout,
+                **({} if source.tls is None else {"tls": _plain(source.tls)}),
                 "chain": _plain(source.chain),
             }}
             for source in self.sources
@@ -188,7 +191,7 @@ class _Reader:
         draft = SourceDraft(
             index=index, type_name=type_name, name=_text(body.get("name")),
             listen_addr=_text(body.get("listen_addr")), steps=steps, path=path,
-            step_paths=step_paths)
+            step_paths=step_paths, tls=fields.tls if fields is not None else None)
         return draft, fields
 
     def _steps(
@@ -234,6 +237,7 @@ def _entry(draft: SourceDraft, fields: SourceFields) -> SourceEntry:
         connection_limit=fields.connection_limit,
         hard_connection_limit=fields.hard_connection_limit,
         timeout=fields.timeout,
+        tls=fields.tls,
         chain=tuple(step for step in draft.steps or () if step is not None),
     )
 

@@ -19,6 +19,7 @@ from shotover_gevent.chain.transform import TransformConfig
 from shotover_gevent.config.document import Document, Path
 from shotover_gevent.config.fault import raised
 from shotover_gevent.config.model import listen_address
+from shotover_gevent.net.tls_settings import TlsAcceptor, TlsConnector, TlsSettings
 
 Steps = Sequence[TransformConfig | None]
 
@@ -34,6 +35,7 @@ class SourceDraft:
     steps: Steps | None
     path: Path
     step_paths: dict[int, Path]
+    tls: TlsAcceptor | None = None
 
     @property
     def label(self) -> str:
@@ -117,12 +119,15 @@ class Validation:
             return [*self._address_lines(source)]
         misfits = list(self._protocol_lines(source, source.steps))
         address = list(self._address_lines(source))
+        files = list(self._file_lines(source))
         chain_path = (*source.path, "chain")
         chain = self._chain_lines(source, source.name or "", source.steps, chain_path)
         if misfits:
             return misfits[:1]
         if address:
             return address
+        if files:
+            return files
         return [f"{source.name} source:", *_indented(chain)] if chain else []
 
     def _address_lines(self, source: SourceDraft) -> Iterator[str]:
@@ -137,6 +142,24 @@ class Validation:
             )
             self._document.refuse((*source.path, "listen_addr"), text, str(error))
             yield text
+
+    def _file_lines(self, source: SourceDraft) -> Iterator[str]:
+        """What is wrong with certificates and keys, of the source and of all its transforms."""
+        if source.tls is not None:
+            yield from self._tls_lines(source.tls, (*source.path, "tls"))
+        for step in _all_steps(source.steps or ()):
+            path = source.step_paths.get(id(step), source.path)
+            for name, value in step:
+                if isinstance(value, TlsConnector):
+                    yield from self._tls_lines(value, (*path, name))
+
+    def _tls_lines(self, settings: TlsSettings, path: Path) -> Iterator[str]:
+        # Imported here: ssl takes 20 ms, and not everybody needs it.
+        from shotover_gevent.net.tls_files import problems
+
+        for wrong in problems(settings):
+            self._document.refuse((*path, wrong.field), wrong.message, wrong.suggestion)
+            yield from wrong.text.split("\n")
 
     def _protocol_lines(self, source: SourceDraft, steps: Steps) -> Iterator[str]:
         for step in steps:
@@ -219,6 +242,15 @@ def _distinct(step: TransformConfig) -> Iterator[tuple[str, Steps]]:
         if not key or key not in seen:
             yield name, steps
         seen.add(key)
+
+
+def _all_steps(steps: Steps) -> Iterator[TransformConfig]:
+    """The steps of a chain and of all chains inside of it."""
+    for step in steps:
+        if step is not None:
+            yield step
+            for _, inner in _distinct(step):
+                yield from _all_steps(inner)
 
 
 def _indented(lines: Sequence[str]) -> list[str]:

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from shotover_gevent.hotreload.moving import Moved
-from shotover_gevent.hotreload.reason import PASSING
+from shotover_gevent.hotreload.reason import PASSING, TLS
 from shotover_gevent.metrics import Counter, MetricStore
 
 PREDECESSOR, SUCCESSOR = "predecessor", "successor"
 
 # Labels of sessions that were kept. Reasons are texts, some with an address or a name in them, and
 # those of transforms are anybody's: what is not here counts as "other".
-REASONS = (*sorted(PASSING), "the chain has changed", "the connection limit is reached")
+REASONS = (*sorted(PASSING), TLS, "the chain has changed", "the connection limit is reached")
 OTHER = "other"
 
 

@@ -32,6 +32,7 @@ from shotover_gevent.hotreload.client import connect, resolve
 from shotover_gevent.hotreload.command import environ_of, predecessor_at, serve_command
 from shotover_gevent.hotreload.dialect import PROTOCOL, STEP_S, LeaseLost, Line, fingerprint
 from shotover_gevent.hotreload.dialect import field as field_of
+from shotover_gevent.hotreload.reason import TLS
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.listener import bind_error
 from shotover_gevent.sources.source import Source
@@ -181,6 +182,8 @@ def compare(status: dict[str, Any], sources: Sequence[Source]) -> list[Change]:
             change.what, change.drained = REMOVED, f"nothing listens at {address}"
         elif fingerprint(source.state_identity) != entry.get("identity"):
             change.drained = "the chain has changed"
+        elif source.tls is not None:
+            change.drained = TLS
         else:
             change.moved = min(change.sessions, source.connection_limit)
             if change.moved < change.sessions:

@@ -3,6 +3,8 @@
 BUSY = "busy"
 CONNECTING = "connecting"
 LARGE = "too much buffered"
+#: What ``net.tls.TlsStream`` pins its sessions by.
+TLS = "tls"
 
 #: Reasons that pass: a session that stays for one of them may move later.
 PASSING = frozenset({BUSY, CONNECTING, LARGE})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import socket as gsocket
@@ -12,6 +13,10 @@ from gevent import socket as gsocket
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import UpstreamError
 from shotover_gevent.net.address import Address
+from shotover_gevent.net.stream import Park, ReceiveBuffer, Stream
+
+if TYPE_CHECKING:
+    from shotover_gevent.net.tls_context import ClientTls
 
 # A database host that vanished without a FIN is noticed after about 60 + 3 x 10 seconds;
 # there is no other limit on how long a blocking command may take.
@@ -20,6 +25,27 @@ KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
 
 _STARTED = (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR)
+
+
+def open_stream(
+    address: Address, timeout_s: float, park: Park, buffer: ReceiveBuffer, owner: Any = None,
+    tls: ClientTls | None = None,
+) -> Stream:
+    """A stream to ``address``, which the caller closes; with ``tls`` after the handshake.
+
+    Both have to be done within the one timeout. Raises :class:`UpstreamError` as :func:`dial` does.
+    """
+    deadline = Deadline.after(timeout_s)
+    sock = dial(address, timeout_s)
+    if tls is None:
+        return Stream(sock, park, buffer, owner)
+    try:
+        return tls.shake(
+            sock, deadline, park, buffer, owner, host=address.host, port=address.port)
+    except OSError as error:
+        if deadline.is_over:
+            raise _too_slow(address, timeout_s) from error
+        raise UpstreamError(f"Failed to establish TLS connection to destination {address}") from error
 
 
 def dial(address: Address, timeout_s: float) -> socket.socket:
@@ -41,11 +67,15 @@ def dial(address: Address, timeout_s: float) -> socket.socket:
     except OSError as error:
         failure = error if error.errno is not None else None
     if failure is None or deadline.is_over:
-        raise UpstreamError(
-            f"destination {address} did not respond to connection attempt "
-            f"within {rust_duration(timeout_s)}"
-        )
+        raise _too_slow(address, timeout_s)
     raise UpstreamError(f"Failed to connect to destination {address}") from failure
+
+
+def _too_slow(address: Address, timeout_s: float) -> UpstreamError:
+    return UpstreamError(
+        f"destination {address} did not respond to connection attempt "
+        f"within {rust_duration(timeout_s)}"
+    )
 
 
 def _resolve(address: Address, deadline: Deadline) -> list[tuple[socket.AddressFamily, Any]]:

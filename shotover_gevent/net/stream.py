@@ -19,7 +19,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from gevent import get_hub, getcurrent
 from gevent.socket import wait_write
@@ -161,6 +161,9 @@ class Stream:
         "_watcher", "_write_watcher", "_receive_into", "_send",
     )
 
+    #: Why a session with such a stream cannot move to another process; ``None`` if it can.
+    pinned_by: ClassVar[str | None] = None
+
     def __init__(
         self, sock: socket.socket, park: Park | HubPark, buffer: ReceiveBuffer, owner: Any = None
     ) -> None:
@@ -244,6 +247,9 @@ class Stream:
             wait_write(self.socket.fileno(), timeout=SEND_STALL_S, timeout_exc=stalled)
             rest = rest[self.try_send(rest):]
 
+    def flush(self) -> None:
+        """Wait until the kernel has all that was sent. Raises ``OSError``."""
+
     def call_when_writable(self, callback: Callable[[], None]) -> None:
         """Call back from the hub, again and again, while the kernel takes bytes."""
         if self._write_watcher is None:
@@ -269,6 +275,14 @@ class Stream:
         except OSError:
             return True
         return state in (_TCP_CLOSE, _TCP_CLOSE_WAIT)
+
+    def shutdown_send(self) -> None:
+        """Tell the peer that nothing more comes; it may go on sending. Raises ``OSError``."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def discard(self) -> int:
+        """Read and forget what is there: the count, 0 at the end of the stream, -1 for nothing."""
+        return self.receive()
 
     def reset_at_close(self) -> None:
         """Let :meth:`close` send a reset: the peer must not take what it got for everything."""
@@ -322,10 +336,10 @@ def close_gently(stream: Stream, seconds: float) -> None:
     """
     deadline = Deadline.after(seconds)
     try:
-        stream.socket.shutdown(socket.SHUT_WR)
+        stream.shutdown_send()
         stream.resume()
         while not deadline.is_over:
-            if stream.receive() == 0:
+            if stream.discard() == 0:
                 break
             stream.park.wait_any(deadline.left())
     except OSError:

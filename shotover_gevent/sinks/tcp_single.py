@@ -18,6 +18,7 @@ from shotover_gevent.chain.upstream import Upstream
 from shotover_gevent.codecs.raw import RAW
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.stream import Stream
+from shotover_gevent.net.tls_settings import TlsConnector
 
 
 class TcpSinkSingle(TransformConfig):
@@ -30,31 +31,34 @@ class TcpSinkSingle(TransformConfig):
         description="Where the server listens: host:port, or unix:/path", examples=["127.0.0.1:6379"])
     connect_timeout_ms: int = Field(
         ge=0, description="How long connecting may take, in milliseconds", examples=[3000])
+    tls: TlsConnector | None = Field(None, description="TLS toward the server; plain without it")
     _upstream: Upstream = PrivateAttr(default_factory=Upstream)
 
     def problems(self) -> list[str]:
         """The address must name a host and a port."""
-        return address_problems(self.type_name, self.remote_address)
+        return address_problems(self.type_name, self.remote_address, self.tls)
 
     def upstreams(self) -> Sequence[Upstream]:
         """The one at ``remote_address``."""
         return (self._upstream,)
 
     def build(self, context: BuildContext) -> None:
-        """Register the counters of this sink."""
-        self._upstream.register(context, self.type_name, self.name, self.remote_address)
+        """Register the counters of this sink, and load its certificates."""
+        self._upstream.register(context, self.type_name, self.name, self.remote_address, self.tls)
 
     def session(self, context: SessionContext) -> TcpSink:
         """The sink of one session; it connects when the relay asks it to."""
         return TcpSink(self, context)
 
 
-def address_problems(type_name: str, text: str) -> list[str]:
+def address_problems(type_name: str, text: str, tls: TlsConnector | None = None) -> list[str]:
     """What is wrong with the ``remote_address`` of a sink, in lines."""
     try:
-        Address.parse(text)
+        address = Address.parse(text)
     except ValueError as error:
         return [f"{type_name}:", f"  remote_address: {error}"]
+    if address.is_unix and tls is not None and tls.verify_hostname:
+        return [f"{type_name}:", "  verify_hostname: a Unix socket has no host name; write false"]
     return []
 
 
@@ -77,9 +81,9 @@ class TcpSink(Sink):
     def connect(self) -> Stream:
         """Connect to the server; the sink closes the stream. Raises ``UpstreamError``."""
         config, context = self._config, self._context
-        sock = config._upstream.dial(
-            Address.parse(config.remote_address), config.connect_timeout_ms / 1000)
-        return self._use(Stream(sock, context.park, context.buffer))
+        return self._use(config._upstream.open(
+            Address.parse(config.remote_address), config.connect_timeout_ms / 1000, context.park,
+            context.buffer))
 
     def _use(self, stream: Stream) -> Stream:
         self._config._upstream.connections += 1
@@ -105,7 +109,7 @@ class TcpSink(Sink):
         """The connection travels; it has no other state."""
         if self.stream is None:
             raise Pinned("connecting")
-        luggage.pack(self.stream.socket)
+        luggage.pack_stream(self.stream)
         return {}
 
     def adopt(self, state: Any, luggage: Luggage) -> None:

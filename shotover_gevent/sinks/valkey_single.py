@@ -53,6 +53,7 @@ from shotover_gevent.errors import (
 from shotover_gevent.metrics import Counter, Histogram
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.stream import Stream
+from shotover_gevent.net.tls_settings import TlsConnector
 from shotover_gevent.sinks.tcp_single import address_problems
 
 # With one connection a server spends the least per request; more of them let a large reply of one client
@@ -86,6 +87,7 @@ class ValkeySinkSingle(TransformConfig):
     connection_count: int = Field(
         default=1, ge=1, le=MAX_SHARED_CONNECTIONS,
         description="How many connections the clients share, with connection_mode: shared")
+    tls: TlsConnector | None = Field(None, description="TLS toward the server; plain without it")
     _upstream: Upstream = PrivateAttr(default_factory=Upstream)
     _failed_requests: Counter = PrivateAttr(default_factory=Counter)
     _source_to_sink: Histogram = PrivateAttr(default_factory=Histogram)
@@ -93,7 +95,7 @@ class ValkeySinkSingle(TransformConfig):
 
     def problems(self) -> list[str]:
         """The address must name a host and a port; one's own connection is one."""
-        found = address_problems(self.type_name, self.remote_address)
+        found = address_problems(self.type_name, self.remote_address, self.tls)
         if self.connection_mode == "dedicated" and self.connection_count != 1:
             found += [
                 f"{self.type_name}:",
@@ -105,8 +107,8 @@ class ValkeySinkSingle(TransformConfig):
         return (self._upstream,)
 
     def build(self, context: BuildContext) -> None:
-        """Register the counters of this sink."""
-        self._upstream.register(context, self.type_name, self.name, self.remote_address)
+        """Register the counters of this sink, and load its certificates."""
+        self._upstream.register(context, self.type_name, self.name, self.remote_address, self.tls)
         self._failed_requests = context.metrics.counter(
             "shotover_failed_requests_count", "Error replies of the database",
             chain=context.chain, transform=self.type_name)
@@ -133,11 +135,11 @@ class ValkeySinkSingle(TransformConfig):
         Raises :class:`NothingSent`.
         """
         try:
-            sock = self._upstream.dial(
-                Address.parse(self.remote_address), self.connect_timeout_ms / 1000)
+            return self._upstream.open(
+                Address.parse(self.remote_address), self.connect_timeout_ms / 1000, context.park,
+                context.buffer)
         except UpstreamError as error:
             raise NothingSent(str(error)) from error.__cause__
-        return Stream(sock, context.park, context.buffer)
 
     def close(self) -> None:
         """Close the shared connections."""
@@ -358,7 +360,7 @@ class ValkeySink(Sink):
         conversation = self._conversation.export()
         if conversation is None:
             raise Pinned("busy")
-        luggage.pack(self._stream.socket)
+        luggage.pack_stream(self._stream)
         return {
             "conversation": conversation,
             "pending": pack_bytes(self._scanner.pending),

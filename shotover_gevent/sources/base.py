@@ -16,7 +16,7 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from gevent import GreenletExit, get_hub, getcurrent
 from greenlet import greenlet
@@ -26,12 +26,14 @@ from shotover_gevent.chain.handoff import EXPORTED, PINS, REBUILT, Fate, Luggage
 from shotover_gevent.chain.subchain import FINISH_S, SubChain, join
 from shotover_gevent.chain.transform import SessionContext
 from shotover_gevent.codecs.batch import Batch
+from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import ClientGone, SessionEnd, causes, render
 from shotover_gevent.logs import span
 from shotover_gevent.net.dial import tune
 from shotover_gevent.net.stream import Park, Stream, close_gently
 
 if TYPE_CHECKING:
+    from shotover_gevent.net.tls import TlsStream
     from shotover_gevent.sources.source import Source
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class EndReason(enum.Enum):
     QUIT = "quit"
     MALFORMED = "malformed request"
     FAILED = "failed"
+    HANDSHAKE = "tls handshake failed"
     IDLE = "idle timeout"
     DRAIN = "drain"
     MOVED = "moved"
@@ -181,7 +184,8 @@ class BaseSession:
         if self._stop_reason is not None:
             raise Pinned(self._stop_reason.value)
         luggage = Luggage()
-        luggage.pack(self._socket)
+        assert self._client is not None
+        luggage.pack_stream(self._client)
         state = self._export(luggage)
         state["chain"] = self._chain.export(luggage)
         state["peer"] = self.peer
@@ -233,7 +237,7 @@ class BaseSession:
                 if self.park is None:
                     tune(self._socket)
                     self._open(getcurrent())
-                reason = self._serve()
+                reason = self._refusal() or self._serve()
         except GreenletExit:
             pass  # abort() asked for it
         except (ClientGone, ConnectionError):
@@ -256,7 +260,8 @@ class BaseSession:
         """Make everything that the session needs, for the greenlet ``owner``."""
         sock, source = self._socket, self.source
         self.park = park = Park(owner)
-        self._client = Stream(sock, park, source.runtime.buffer)
+        tls, buffer = source.tls, source.runtime.buffer
+        self._client = Stream(sock, park, buffer) if tls is None else tls.stream(sock, park, buffer)
         self._context = SessionContext(
             source=source.name,
             chain=source.chain.name,
@@ -270,6 +275,29 @@ class BaseSession:
             end=self._quit,
         )
         self._chain = source.chain.session(self._context)
+
+    def _refusal(self) -> EndReason | None:
+        """Let a TLS client in; why it is not, if it is not. A plain one, or one that moved, is."""
+        tls, park = self.source.tls, self.park
+        if tls is None:
+            return None
+        assert park is not None
+        client = cast("TlsStream", self._client)
+        deadline = Deadline.after(tls.handshake_s)
+        try:
+            while not client.shake():
+                # What has begun may be finished; who has said nothing yet would only be waited for.
+                if self._stop_reason is not None and not client.has_heard:
+                    return self._stop_reason
+                if deadline.is_over:
+                    raise tls.too_slow()
+                park.wait_any(deadline.left())
+        except OSError as error:
+            if isinstance(error, ConnectionError) and not client.has_heard:
+                return EndReason.CLIENT  # it only looked whether somebody listens
+            tls.failed(self.client_address, error)
+            return EndReason.HANDSHAKE
+        return None
 
     def _import(self, state: Mapping[str, Any]) -> None:
         raise NotImplementedError

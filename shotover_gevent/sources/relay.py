@@ -92,7 +92,7 @@ class Direction:
         elif count == 0:
             source.pause()
             self.has_ended = True
-            self.target.socket.shutdown(socket.SHUT_WR)
+            self.target.shutdown_send()
 
     def export(self) -> dict[str, Any]:
         """Where this direction stands, as JSON. Raises ``Pinned`` when it is broken."""
@@ -203,6 +203,8 @@ class RelaySession(BaseSession):
                 self.requests += stream is down.source
                 stream.owner.pump()
                 if down.has_ended and up.has_ended:
+                    for direction in self._directions:
+                        direction.target.flush()
                     return EndReason.CLIENT
             elif self._stop_reason is not None and monotonic() - self.idle_since >= QUIET_S:
                 if down.backlog is None and up.backlog is None:

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent.event import Event
@@ -27,10 +27,14 @@ from shotover_gevent.net.address import Address
 from shotover_gevent.net.dial import rust_duration
 from shotover_gevent.net.listener import Listener, bind
 from shotover_gevent.net.stream import ReceiveBuffer
+from shotover_gevent.net.tls_settings import TlsAcceptor
 from shotover_gevent.sources.protocol import PROTOCOLS
 from shotover_gevent.sources.relay import RelaySession
 from shotover_gevent.sources.base import BaseSession, EndReason
 from shotover_gevent.sources.session import Session
+
+if TYPE_CHECKING:
+    from shotover_gevent.net.tls_context import ServerTls
 
 # Shotover's pace: a chunk of the connections every 200 ms.
 DRAIN_CHUNK_S = 0.2
@@ -66,13 +70,20 @@ class Source:
         connection_limit: int = 512,
         hard_connection_limit: bool = False,
         timeout_s: float | None = None,
+        tls: TlsAcceptor | None = None,
+        tls_handshake_s: float | None = None,
     ) -> None:
-        """Build the chain; nothing is bound yet."""
+        """Build the chain and load the certificates; nothing is bound yet.
+
+        ``tls_handshake_s`` is how long a client may take for the handshake, by default
+        ``HANDSHAKE_S`` of ``net.tls_context``. Raises ``ConfigError`` when files cannot be used.
+        """
         self.runtime = runtime
         self.type_name = type_name
         self.name = name
         self.listen_addr = listen_addr
         self.protocol = PROTOCOLS[type_name]
+        self.tls = _server_tls(tls, name, runtime.metrics, tls_handshake_s)
         self.chain = ChainConfig(
             name, type_name, chain, runtime.metrics, runtime.endpoints)
         self.connection_limit = connection_limit
@@ -126,6 +137,8 @@ class Source:
         ``is_held`` says that the service manager holds the socket, too, and owns its file.
         """
         self._log.info("Starting %s source on [%s]", self.type_name, self.listen_addr)
+        if self.tls is not None:
+            self.tls.warn()
         if sock is None:
             sock = bind(self.listen_addr)
             said = f"Created new listener for {self.listen_addr}"
@@ -215,8 +228,9 @@ class Source:
 
     @property
     def state_identity(self) -> str:
-        """What must be equal in both processes for a session to move: protocol and chain."""
-        return f"{self.type_name} {self.chain.identity}"
+        """What must be equal in both processes for a session to move: protocol, TLS and chain."""
+        tls = "" if self.tls is None else f"{self.tls.settings.model_dump_json()} "
+        return f"{self.type_name} {tls}{self.chain.identity}"
 
     def session_ended(self, session: BaseSession, reason: EndReason, seconds: float) -> None:
         """Forget a session that has closed everything it owned."""
@@ -305,3 +319,14 @@ class Source:
 
     def __repr__(self) -> str:
         return f"<Source {self.name} ({self.type_name}) on {self.address}, {len(self.sessions)} sessions>"
+
+
+def _server_tls(
+    settings: TlsAcceptor | None, name: str, metrics: MetricStore, handshake_s: float | None
+) -> ServerTls | None:
+    if settings is None:
+        return None
+    # Imported here: ssl takes 20 ms, and not everybody needs it.
+    from shotover_gevent.net.tls_context import ServerTls
+
+    return ServerTls(settings, name, metrics, handshake_s)

@@ -15,8 +15,10 @@ class Load:
     in ``errors``.
     """
 
-    def __init__(self, port, clients=8, connect_rate_s=0.002):
+    def __init__(self, port, clients=8, connect_rate_s=0.002, wrap=lambda sock: sock):
+        """``wrap`` is given each connected socket, and returns what to talk over."""
         self.port = port
+        self._wrap = wrap
         self.requests = 0
         self.reconnects = 0
         self.connections = 0
@@ -59,7 +61,7 @@ class Load:
     def _connect(self):
         sock = socket.create_connection(("127.0.0.1", self.port), timeout=15)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
+        return self._wrap(sock)
 
     def _client(self, number):
         try:

@@ -235,11 +235,24 @@ config/topology.yaml:6:27  sources[0].Valkey.chain[0].DebugReturner.nmae: unknow
     did you mean "name"?
 2 problems; nothing was started
 """),
-    "TLS": (TOPOLOGY.replace("      chain", "      tls: {}\n      chain"), CONFIG, """
-    0: Failed to parse topology file config/topology.yaml
-    1: sources[0].Valkey.tls: TLS is not supported by this version yet at line 5 column 7""", """\
-config/topology.yaml:5:7  sources[0].Valkey.tls: TLS is not supported by this version yet
-1 problem; nothing was started
+    "TLS": (TOPOLOGY.replace(
+        "      chain", "      tls: {certificate_path: a.pem, private_key_path: /dev/null}\n      chain"),
+        CONFIG, """
+    Topology errors
+    Failed to read file a.pem configured at 'certificate_path'
+    
+    Caused by:
+        No such file or directory (os error 2)
+    Failed to read file /dev/null configured at 'private_key_path'
+    
+    Caused by:
+        No suitable keys found in PEM
+    """, """\
+config/topology.yaml:5:31  sources[0].Valkey.tls.certificate_path: a.pem: No such file or directory \
+(os error 2)
+config/topology.yaml:5:56  sources[0].Valkey.tls.private_key_path: /dev/null: No suitable keys found in PEM
+    the file is empty
+2 problems; nothing was started
 """),
     "chain": (TOPOLOGY.replace("DebugReturner: {name: \"answer-edge\", Valkey: \"42\"}",
                                "DebugPrinter: {name: p}"), CONFIG, """

@@ -11,6 +11,7 @@ from shotover_gevent.chain.upstream import Upstream
 from shotover_gevent.errors import UpstreamError
 from shotover_gevent.metrics import MetricStore
 from shotover_gevent.net.address import Address
+from shotover_gevent.net.stream import Park, ReceiveBuffer
 from tests.inprocess import ScriptedServer
 
 
@@ -28,11 +29,11 @@ def test_connections_are_counted() -> None:
     context = BuildContext(metrics=store, chain="c", protocol="Valkey")
     with ScriptedServer(lambda client: None) as server:
         upstream.register(context, "Sink", "s", str(server.address))
-        upstream.dial(server.address, 1.0).close()
+        upstream.open(server.address, 1.0, Park(), ReceiveBuffer()).close()
         upstream.connections += 1
         worked = upstream.failure, upstream.failed_s_ago, samples(store)
     with pytest.raises(UpstreamError):
-        upstream.dial(server.address, 1.0)
+        upstream.open(server.address, 1.0, Park(), ReceiveBuffer())
     assert worked == ("", None, {"connects_count": 1, "connect_failures_count": 0, "connections": 1})
     assert samples(store) == {"connects_count": 1, "connect_failures_count": 1, "connections": 1}
     assert upstream.failure == (
@@ -44,7 +45,7 @@ def test_a_connection_that_works_ends_the_failure() -> None:
     """The last attempt decides."""
     upstream = Upstream()
     with pytest.raises(UpstreamError):
-        upstream.dial(Address("127.0.0.1", 1), 1.0)
+        upstream.open(Address("127.0.0.1", 1), 1.0, Park(), ReceiveBuffer())
     with ScriptedServer(lambda client: None) as server:
-        upstream.dial(server.address, 1.0).close()
+        upstream.open(server.address, 1.0, Park(), ReceiveBuffer()).close()
     assert (upstream.failure, upstream.failed_s_ago, upstream.failures.value) == ("", None, 1)

@@ -61,9 +61,10 @@ def test_data_and_objects_make_the_same_topology_as_a_text():
 
 def test_data_of_the_caller_is_not_changed():
     """Nulls are dropped and types without fields completed in a copy."""
-    data = sources(source({"End": {"name": "e", "tls": None}}, timeout=None))
+    data = sources(source({"End": {"name": "e", "remote_address": None}}, timeout=None, tls=None))
     read(data)
-    assert data == sources(source({"End": {"name": "e", "tls": None}}, timeout=None))
+    assert data == sources(
+        source({"End": {"name": "e", "remote_address": None}}, timeout=None, tls=None))
 
 
 def test_null_is_as_good_as_absent_for_optional_fields():
@@ -79,7 +80,7 @@ sources:
       tls:
       chain:
         - Fork: {name: f, mismatch: , chain: [{Count: {name: c, counter_name: m, size: }}, {End: {name: x}}]}
-        - End: {name: end, remote_address: , tls: }
+        - End: {name: end, remote_address: }
 """)
     (entry,) = topology.sources
     assert (entry.connection_limit, entry.hard_connection_limit, entry.timeout) == (512, False, None)
@@ -139,8 +140,8 @@ def test_a_topology_describes_itself_in_plain_values():
          ["topology.yaml:6:27  sources[0].Valkey.chain[0].Pass.zzz: unknown field\n"
           "    known fields: name"]),
         ("End: {name: e1, tls: {verify_hostname: true}}",
-         ["topology.yaml:6:27  sources[0].Valkey.chain[0].End.tls: "
-          "TLS is not supported by this version yet"]),
+         ["topology.yaml:6:27  sources[0].Valkey.chain[0].End.tls: unknown field\n"
+          "    known fields: name, remote_address, connect_timeout_ms"]),
         ("Count: {name: c}",
          ["topology.yaml:6:11  sources[0].Valkey.chain[0].Count.counter_name: missing field"]),
         ("Count: {name: c, counter_name: }",
@@ -236,14 +237,14 @@ def test_a_problem_of_a_step_names_its_place_what_was_found_and_a_way_out(entry,
          ["topology.yaml:5:30  sources[0].Valkey.hard_connection_limit: "
           'found the text "on", wanted true or false\n    write true']),
         ("tls: {certificate_path: a}",
-         ["topology.yaml:5:7  sources[0].Valkey.tls: TLS is not supported by this version yet"]),
+         ["topology.yaml:5:7  sources[0].Valkey.tls.private_key_path: missing field"]),
         ("conection_limit: 3",
          ["topology.yaml:5:7  sources[0].Valkey.conection_limit: unknown field\n"
           '    did you mean "connection_limit"?']),
         ("transport: Tcp",
          ["topology.yaml:5:7  sources[0].Valkey.transport: unknown field\n"
           "    known fields: name, listen_addr, connection_limit, hard_connection_limit, timeout, "
-          "chain"]),
+          "tls, chain"]),
         ("name: again",
          ["topology.yaml:5:7  sources[0].Valkey.name: written twice; the first is in line 3"]),
     ],

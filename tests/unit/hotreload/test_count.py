@@ -21,12 +21,12 @@ def count_of(store):
 
 
 def test_everything_exists_from_the_start():
-    """Four kinds of reload, moved, adopted, six reasons, the pause and the time; nothing is added later."""
+    """Four kinds of reload, moved, adopted, seven reasons, the pause and the time; nothing is added later."""
     store = MetricStore()
     counts = ReloadCounts(store)
     before = count_of(store), samples(store)
     counts.given(Moved(kept=Counter({"anything": 1, "at 127.0.0.1:1": 2})), is_ok=True)
-    assert (before, count_of(store)) == ((14, {}), 14)
+    assert (before, count_of(store)) == ((15, {}), 15)
 
 
 def test_a_predecessor_counts_what_moved_and_what_it_kept():
