@@ -348,6 +348,7 @@ def exposed(stage_port: int, folder: Path) -> dict[str, tuple[str, str]]:
     chain = [
         {"QueryCounter": {"name": "count", "counter_name": "main"}},
         {"CircuitBreaker": {"name": "breaker"}}, {"Retry": {"name": "retry"}},
+        {"AccessLog": {"name": "access", "sample_rate": 0}},
         {"RequestThrottling": {"name": "limit", "max_requests_per_second": 50}},
         {"Tee": {"name": "tee", "chain": [{"NullSink": {"name": "null"}}]}},
         {"ValkeySinkSingle": {

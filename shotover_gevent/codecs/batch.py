@@ -204,6 +204,14 @@ class Batch:
             self._bounds = self.codec.split(self._raw, self._count)
         return self._bounds
 
+    @property
+    def sizes(self) -> list[int]:
+        """The bytes of each message, without the pushes that lead it."""
+        if self._messages is not None:
+            return [len(message.raw) for message in self._messages]
+        bounds = self.bounds
+        return [end - start for start, end in zip([0, *bounds], bounds)]
+
     def __len__(self) -> int:
         return self._count if self._messages is None else len(self._messages)
 

@@ -21,6 +21,7 @@ from shotover_gevent.errors import ShotoverError, UsageError
 ENTRY_POINT_GROUP = "shotover_gevent.transforms"
 
 BUILT_IN = {
+    "AccessLog": "shotover_gevent.transforms.access_log:AccessLog",
     "CircuitBreaker": "shotover_gevent.transforms.circuit_breaker:CircuitBreaker",
     "ConnectionBalanceAndPool":
         "shotover_gevent.transforms.connection_pool:ConnectionBalanceAndPool",

@@ -185,3 +185,31 @@ def blocked(direct: Client) -> bool:
     """Whether a client of the server waits in a command."""
     direct.send(command("INFO", "clients") + command("ECHO", "|end|"))
     return b"blocked_clients:1" in direct.until(b"|end|\r\n")
+
+
+def test_an_access_log_has_every_request_through_rotation_and_reload(redis_server: RealServer, tmp_path) -> None:
+    """What was written before a file was moved is there; both processes write to the one at the path."""
+    port, path = free_port(), tmp_path / "access.log"
+    log = f'AccessLog: {{name: "access", path: "{path}", keys: "first", client_address: true}}'
+    with ProxyProcess(
+        topology(port, log, sink(redis_server)), hotreload_socket=tmp_path / "control.sock"
+    ) as proxy, Client(port) as client:
+        client.ask(command("GET", "no-such-key"), b"$-1\r\n")
+        eventually(lambda: path.read_bytes().endswith(b"\n"))
+        path.rename(tmp_path / "moved")
+
+        def is_there() -> bool:
+            client.ask(command("ECHO", "x"), b"$1\r\nx\r\n")
+            return path.exists()
+
+        eventually(is_there)
+        assert json.loads(proxy.reload("--json").stdout)["sessions"]["moved"] == 1
+        client.ask(command("INCR", "no-such-key", "1"), b"-ERR wrong number of arguments for 'incr' command\r\n")
+    moved, lines = (
+        [json.loads(line) for line in file.read_text().splitlines()] for file in (tmp_path / "moved", path))
+    assert {key: moved[0][key] for key in ("source", "client", "command", "key", "bytes_in", "bytes_out")} == {
+        "source": "valkey", "client": "127.0.0.1", "command": "GET", "key": "no-such-key",
+        "bytes_in": len(command("GET", "no-such-key")), "bytes_out": 5}
+    assert {line["command"] for line in moved[1:] + lines[:-1]} == {"ECHO"}
+    assert (lines[-1]["command"], lines[-1]["error"]) == (
+        "INCR", "ERR wrong number of arguments for 'incr' command")

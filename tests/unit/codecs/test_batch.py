@@ -174,3 +174,11 @@ def test_a_batch_and_a_message_show_what_they_are() -> None:
     batch = requests()
     assert (repr(batch), repr(batch[2])) == (
         "<Batch of 3 Valkey messages>", "<Valkey message b'ping\\r\\n'>")
+
+
+def test_sizes_are_those_of_the_messages() -> None:
+    """Whether the batch was split or not, and without the pushes that lead them."""
+    whole, split = requests(), requests()
+    split[0].frame = [b"PING"]
+    assert (whole.sizes, split.sizes, responses(b">push", b"").sizes, Batch(RESP, b"", ()).sizes) == (
+        [len(GET), len(SET), len(PING)], [14, len(SET), len(PING)], [4, 4], [])

@@ -32,6 +32,7 @@ CONNECTION = {"remote_address": "{upstream}", "connect_timeout_ms": 2000}
 SINK = [{"ValkeySinkSingle": {"name": "inner", **CONNECTION}}]
 
 EXAMPLES: dict[str, Example] = {
+    "AccessLog": Example({"path": "access.log", "keys": "first"}),
     "CircuitBreaker": Example(),
     "ConnectionBalanceAndPool": Example(
         {"max_connections": 2, "chain": SINK},
