@@ -44,7 +44,7 @@ class ChainConfig:
 
     def __init__(
         self, name: str, protocol: str, steps: Sequence[TransformConfig], metrics: MetricStore,
-        endpoints: list[Endpoint] | None = None,
+        endpoints: list[Endpoint] | None = None, is_awaited: bool = True,
     ) -> None:
         self.name = name
         self.protocol = protocol
@@ -64,7 +64,7 @@ class ChainConfig:
         self.step_metrics = [StepMetrics(step.type_name, metrics) for step in self.steps]
         build_steps(self.steps, BuildContext(
             metrics=metrics, chain=name, protocol=protocol,
-            endpoints=[] if endpoints is None else endpoints))
+            endpoints=[] if endpoints is None else endpoints, is_awaited=is_awaited))
 
     def session(self, context: SessionContext) -> Chain:
         """The chain of one session; the caller closes it."""

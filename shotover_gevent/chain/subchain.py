@@ -87,10 +87,11 @@ class SubChainConfig:
 
     def __init__(
         self, context: BuildContext, name: str, steps: Sequence[TransformConfig], size: int = 1,
-        dropped: Counter | None = None, is_shared: bool = False,
+        dropped: Counter | None = None, is_shared: bool = False, is_awaited: bool = True,
     ) -> None:
         self.chain = ChainConfig(
-            name, context.protocol, steps, context.metrics, context.endpoints)
+            name, context.protocol, steps, context.metrics, context.endpoints,
+            is_awaited and context.is_awaited)
         self.size = min(size, LONGEST_QUEUE)
         self.dropped = dropped or Counter()
         self.is_shared = is_shared
@@ -98,10 +99,13 @@ class SubChainConfig:
         self._unlogged = 0
 
     def session(
-        self, parent: SessionContext, hears: Callable[[], bool] = lambda: True
+        self, parent: SessionContext, hears: Callable[[], bool] = lambda: True, *, ends: bool = False
     ) -> SubChain:
-        """The sub-chain of one session; what it pushes goes to the client while ``hears()``."""
-        return SubChain(self, parent, hears)
+        """The sub-chain of one session; what it pushes goes to the client while ``hears()``.
+
+        With ``ends``, the end of its database's connection is that of the session, as it is for a sink.
+        """
+        return SubChain(self, parent, hears, ends)
 
     def log_failure(self, error: Exception) -> None:
         """One line in Shotover's words; those that follow at once are counted in the next one."""
@@ -114,6 +118,21 @@ class SubChainConfig:
         logger.error(
             'Internal error in buffered chain "%s": %s', self.chain.name, render(head, rest),
             extra={**_TARGET, "fields": fields})
+
+
+def build_all(
+    context: BuildContext, chains: Sequence[tuple[str, Sequence[TransformConfig]]], **options: Any
+) -> list[SubChainConfig]:
+    """Build several sub-chains. If one raises, those that were built are closed again."""
+    built: list[SubChainConfig] = []
+    try:
+        for name, steps in chains:
+            built.append(SubChainConfig(context, name, steps, **options))
+    except BaseException:
+        for each in built:
+            each.chain.close()
+        raise
+    return built
 
 
 class Ticket:
@@ -167,21 +186,25 @@ class SubChain(Movable):
         # It moves only when nothing is queued, gathered or running.
         "_queue": REBUILT, "_space": REBUILT, "_taken": REBUILT, "_gathering": REBUILT,
         "_worker": REBUILT, "_ended": REBUILT, "_is_started": REBUILT, "_is_closing": REBUILT,
-        "_is_held": REBUILT,
+        "_is_held": REBUILT, "_ends": REBUILT,
+        "_end_of_session": REBUILT,  # not delivered yet: then it is not idle
     }
 
     def __init__(
-        self, config: SubChainConfig, parent: SessionContext, hears: Callable[[], bool]
+        self, config: SubChainConfig, parent: SessionContext, hears: Callable[[], bool], ends: bool
     ) -> None:
         self._config = config
         self._parent = parent
         self._hears = hears
+        self._ends = ends
+        self._end_of_session: SessionEnd | None = None
         self._worker = greenlet(self._work, get_hub())
         self._context = SessionContext(
             source=parent.source, chain=config.chain.name, session_id=parent.session_id,
             client_address=parent.client_address, park=Park(self._worker), buffer=parent.buffer,
             emit=parent.pusher(self._collect), send_pushed=self._hand_over,
-            client_is_gone=lambda: self._is_closing or parent.client_is_gone())
+            client_is_gone=lambda: self._is_closing or parent.client_is_gone(),
+            end=parent.end if ends else lambda: None)
         self._chain = config.chain.session(self._context)
         self._queue: deque[Ticket] = deque()
         self._space = Semaphore(config.size)
@@ -231,10 +254,15 @@ class SubChain(Movable):
             self._context.park.loop.run_callback(self._worker.switch)
 
     def deliver(self) -> None:
-        """Send what was pushed up, in the greenlet of the parent, when nothing else is being sent."""
+        """Send what was pushed up, in the greenlet of the parent, when nothing else is being sent.
+
+        Raises what ends the session, if that has come meanwhile.
+        """
         if raw := self._context.take_pushed():
             self._parent.pushed.append(raw)
             self._parent.send_pushed()
+        if self._end_of_session is not None:
+            raise self._end_of_session
         if not self._is_held:
             self._resume()
 
@@ -257,7 +285,7 @@ class SubChain(Movable):
     def is_idle(self) -> bool:
         """Whether nothing is queued, running, or pushed and not delivered."""
         is_parked = not self._is_started or self._ended.is_set() or self._context.park.is_idle
-        is_empty = not (self._queue or self._taken or self._context.pushed)
+        is_empty = not (self._queue or self._taken or self._context.pushed or self._end_of_session)
         return is_parked and is_empty and all(each.is_idle for each in self._context.inner)
 
     def hold(self) -> None:
@@ -382,6 +410,8 @@ class SubChain(Movable):
         except Exception as error:
             if not isinstance(error, SessionEnd):
                 self._config.log_failure(error)
+            elif self._ends:
+                self._end_of_session = error
             self._renew()
         self._hand_over()
 
@@ -427,7 +457,7 @@ class SubChain(Movable):
 
     def _hand_over(self) -> None:
         """Let the parent send what was pushed; until it has, read nothing more."""
-        if self._context.pushed:
+        if self._context.pushed or self._end_of_session is not None:
             if not self._taken:
                 self._pause()
             for ticket in self._taken:

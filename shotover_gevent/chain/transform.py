@@ -48,13 +48,15 @@ class Endpoint:
 class BuildContext:
     """What a configuration object is given when its chain is built, once per process.
 
-    What is appended to ``endpoints`` is served while the proxy accepts clients.
+    What is appended to ``endpoints`` is served while the proxy accepts clients. ``is_awaited`` says
+    whether somebody waits for the responses of the chain.
     """
 
     metrics: MetricStore
     chain: str
     protocol: str
     endpoints: list[Endpoint] = field(default_factory=list)
+    is_awaited: bool = True
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ ENTRY_POINT_GROUP = "shotover_gevent.transforms"
 BUILT_IN = {
     "AccessLog": "shotover_gevent.transforms.access_log:AccessLog",
     "CircuitBreaker": "shotover_gevent.transforms.circuit_breaker:CircuitBreaker",
+    "Coalesce": "shotover_gevent.transforms.coalesce:Coalesce",
     "ConnectionBalanceAndPool":
         "shotover_gevent.transforms.connection_pool:ConnectionBalanceAndPool",
     "DebugForceEncode": "shotover_gevent.transforms.debug_force:DebugForceEncode",
@@ -43,7 +44,7 @@ BUILT_IN = {
 
 # Transforms of Shotover Proxy that are known by name, so that nobody looks for a typing error.
 NOT_YET = frozenset({
-    "CassandraPeersRewrite", "CassandraSinkCluster", "CassandraSinkSingle", "Coalesce",
+    "CassandraPeersRewrite", "CassandraSinkCluster", "CassandraSinkSingle",
     "KafkaSinkCluster", "KafkaSinkSingle", "OpenSearchSinkSingle", "ValkeyCache",
     "ValkeyClusterPortsRewrite", "ValkeySinkCluster",
 })

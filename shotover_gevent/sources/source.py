@@ -28,6 +28,7 @@ from shotover_gevent.net.dial import rust_duration
 from shotover_gevent.net.listener import Listener, bind
 from shotover_gevent.net.stream import ReceiveBuffer
 from shotover_gevent.net.tls_settings import TlsAcceptor
+from shotover_gevent.sources.gathering import GatheringSession
 from shotover_gevent.sources.protocol import PROTOCOLS
 from shotover_gevent.sources.relay import RelaySession
 from shotover_gevent.sources.base import BaseSession, EndReason
@@ -98,7 +99,8 @@ class Source:
         self._all_ended = Event()
         self._all_ended.set()
         self._log = logging.getLogger(f"{__package__}.{type_name.lower()}")
-        self._session_type = RelaySession if type_name == "Tcp" else Session
+        self._session_type: type[BaseSession] = RelaySession if type_name == "Tcp" else (
+            GatheringSession if self.chain.gathers else Session)
         self._register(runtime.metrics)
 
     def _register(self, metrics: MetricStore) -> None:

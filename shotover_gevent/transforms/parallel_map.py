@@ -25,7 +25,7 @@ from shotover_gevent.chain import (
     TransformConfig,
 )
 from shotover_gevent.chain.handoff import EXPORTED, REBUILT, Luggage
-from shotover_gevent.chain.subchain import SubChain, SubChainConfig, Ticket
+from shotover_gevent.chain.subchain import SubChain, SubChainConfig, Ticket, build_all
 
 # Each client may have so many greenlets and connections; what is meant is some tens.
 MAX_PARALLELISM = 1024
@@ -58,10 +58,9 @@ class ParallelMap(TransformConfig):
 
     def build(self, context: BuildContext) -> None:
         """Build the copies. Each has configuration objects, and so metrics, of its own."""
-        self._copies = [
-            SubChainConfig(context, name, [step.model_copy(deep=True) for step in steps] if number else steps)
-            for number, (name, steps) in enumerate(self.subchains())
-        ]
+        self._copies = build_all(context, [
+            (name, [step.model_copy(deep=True) for step in steps] if number else steps)
+            for number, (name, steps) in enumerate(self.subchains())])
 
     def session(self, context: SessionContext) -> Sink:
         """The copies of one session; each is made when a batch is long enough to need it."""
@@ -97,7 +96,7 @@ class _Map(Sink):
 
     def _make(self, count: int) -> None:
         while len(self._chains) < count:
-            self._chains.append(self._copies[len(self._chains)].session(self._context))
+            self._chains.append(self._copies[len(self._chains)].session(self._context, ends=True))
 
     def export(self, luggage: Luggage) -> Any:
         """The state of the copies that there are; raises ``Pinned`` while one is busy."""

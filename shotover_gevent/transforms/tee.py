@@ -31,7 +31,7 @@ from shotover_gevent.chain import (
     TransformConfig,
 )
 from shotover_gevent.chain.handoff import EXPORTED, PINS, REBUILT, Luggage
-from shotover_gevent.chain.subchain import NotSent, SubChain, SubChainConfig, Ticket
+from shotover_gevent.chain.subchain import NotSent, SubChain, SubChainConfig, Ticket, build_all
 from shotover_gevent.chain.transform import Endpoint
 from shotover_gevent.errors import SessionEnd, TransformError
 from shotover_gevent.metrics import Counter
@@ -115,10 +115,9 @@ class Tee(TransformConfig):
         # Shotover counts all of them together, under the name of the type.
         self._dropped = context.metrics.counter(
             "shotover_tee_dropped_messages_count", "Batches that a Tee did not send", chain="Tee")
-        self._tee, *others = [
-            SubChainConfig(context, name, steps, self.buffer_size, self._dropped)
-            for name, steps in self.subchains()
-        ]
+        is_awaited = self.behavior not in (None, "Ignore") or self.switch_port is not None
+        self._tee, *others = build_all(
+            context, self.subchains(), size=self.buffer_size, dropped=self._dropped, is_awaited=is_awaited)
         self._mismatch = others[0] if others else None
         if self.switch_port is not None:
             context.endpoints.append(Endpoint(Address("127.0.0.1", self.switch_port), Switch(self)))

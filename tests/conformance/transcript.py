@@ -4,27 +4,27 @@ import re
 import socket
 import time
 
-from shotover_gevent.testing import RecordingClient, command
-
-_READ_BYTES = 65536
+from tests.harness import command
 
 
-class Transcript(RecordingClient):
+class Transcript:
     """One connection; ``received`` holds everything that came back."""
 
-    def __init__(self, port):
-        super().__init__(port)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, port, timeout=10.0):
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.received = b""
+        self.is_over = False
         self._position = 0
         self._token = 0
 
     def send(self, *arguments):
         """Send one command."""
-        self.raw(command(*arguments))
+        self.sock.sendall(command(*arguments))
 
     def raw(self, data):
         """Send bytes as they are."""
-        super().send(data)
+        self.sock.sendall(data)
 
     def until(self, pattern, timeout=10.0):
         """Receive until ``pattern`` (a regular expression) is found behind the last find."""
@@ -32,7 +32,13 @@ class Transcript(RecordingClient):
         while not (match := re.compile(pattern, re.S).search(self.received, self._position)):
             if self.is_over:
                 raise AssertionError(f"closed before {pattern!r}: {self.received[-300:]!r}")
-            self._read_before(deadline, f"no {pattern!r} in time")
+            self.sock.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                raise AssertionError(f"no {pattern!r} in time: {self.received[-300:]!r}") from None
+            self.received += data
+            self.is_over = not data
         self._position = match.end()
         return match
 
@@ -52,14 +58,26 @@ class Transcript(RecordingClient):
         """Receive until the server closes."""
         deadline = time.monotonic() + timeout
         while not self.is_over:
+            self.sock.settimeout(max(0.01, deadline - time.monotonic()))
             try:
-                self._read_before(deadline, "not closed in time")
+                data = self.sock.recv(65536)
             except ConnectionResetError:
-                self.is_over = True
+                data = b""
+            except TimeoutError:
+                raise AssertionError(f"not closed in time: {self.received[-300:]!r}") from None
+            self.received += data
+            self.is_over = not data
 
-    def _read_before(self, deadline, complaint):
-        self.socket.settimeout(max(0.01, deadline - time.monotonic()))
+    def quiet(self, seconds=0.1):
+        """Nothing arrives for that long."""
+        self.sock.settimeout(seconds)
         try:
-            self.read(_READ_BYTES)
+            data = self.sock.recv(65536)
         except TimeoutError:
-            raise AssertionError(f"{complaint}: {self.received[-300:]!r}") from None
+            return
+        self.received += data
+        raise AssertionError(f"unexpected bytes: {data!r}")
+
+    def close(self):
+        """Close the connection."""
+        self.sock.close()

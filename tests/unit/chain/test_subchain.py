@@ -317,6 +317,18 @@ def test_a_client_that_leaves_ends_a_request_that_waits_for_others() -> None:
         until(lambda: not source.sessions)
 
 
+def test_the_end_of_the_database_is_that_of_the_client() -> None:
+    """Where the sub-chain is all that there is, as after QUIT; not where it is one of two."""
+
+    def script(client: Client) -> None:
+        client.expect(command("QUIT"))
+        client.send(b"+OK\r\n")
+
+    with ScriptedServer(script) as server, serving(one(valkey(server))) as source, connect(source) as client:
+        client.ask(command("QUIT"), b"+OK\r\n")
+        client.eof()
+
+
 def test_pushes_that_the_client_does_not_take_hold_up_the_database() -> None:
     """What is not delivered is at most one read; the rest stays where it is."""
     sent = [0]

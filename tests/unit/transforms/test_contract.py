@@ -34,6 +34,7 @@ SINK = [{"ValkeySinkSingle": {"name": "inner", **CONNECTION}}]
 EXAMPLES: dict[str, Example] = {
     "AccessLog": Example({"path": "access.log", "keys": "first"}),
     "CircuitBreaker": Example(),
+    "Coalesce": Example({"flush_when_millis_since_last_flush": 10}),
     "ConnectionBalanceAndPool": Example(
         {"max_connections": 2, "chain": SINK},
         {"swallows_pushes": True, "pins": True, "keeps_connections": True}),
