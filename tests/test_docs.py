@@ -44,6 +44,7 @@ NOT_RUN = {
     "apt-get install": "changes the system",
     "python -m bench.guard": "tests/bench runs it",
     "python -m bench.readme_table": "would change the documentation; tests/bench compares what it writes",
+    "pytest -q": "tests/test_guide.py runs those tests",
     "python -m bench.reload_soak": "takes minutes; tests/bench runs a short one",
     "pip install": "changes the environment; .ci/run installs the package",
     "scripts/bench": "takes minutes; tests/bench runs the shortest one",
@@ -56,7 +57,13 @@ NOT_MESSAGES = {
     "responses = next(requests)", "scripts/test tests/unit -k batch", "_ : . -",
     "shotover-gevent check --format json", "shotover_query_count{name, query, type}",
     '- rewrite.ValkeyGetRewrite: {name: "r", result: "x"}', "config._hits.value += 1",
+    '- Shout: {name: "s"}', "PYTHONPATH=. shotover-gevent check -t topology.yaml -c config.yaml",
+    'SET key "a value"', "[a [b] :1]", "pip install shotover-gevent", "pip install shotover-gevent[demo]",
 }
+
+
+# Pages for authors of transforms: tests/test_guide.py runs their listings.
+AUTHORS = ("docs/testing.rst", "docs/write_a_transform.rst")
 
 
 @dataclass(frozen=True)
@@ -100,11 +107,11 @@ def literals(page: str) -> list[str]:
     return [node.astext() for node in TREES[page].findall(nodes.literal)]
 
 
-def rows(page: str, heading: str) -> list[list[str]]:
-    """The cells of the first table below a heading."""
+def rows(page: str, heading: str, number: int = 0) -> list[list[str]]:
+    """The cells of a table below a heading, by default the first."""
     for section in TREES[page].findall(nodes.section):
         if section[0].astext() == heading:
-            table = next(iter(section.findall(nodes.tbody)))
+            table = list(section.findall(nodes.tbody))[number]
             return [[cell.astext().replace("\n", " ") for cell in row] for row in table.children]
     raise AssertionError(f"{page} has no table below {heading!r}")
 
@@ -128,12 +135,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_example_has_a_language_that_is_tried() -> None:
-    """An example is YAML, Python or shell; what has no language is a sample of output."""
+    """An example is YAML, TOML, Python or shell; what has no language is a sample of output."""
     languages = {
         " ".join(node["classes"][1:]) for document in TREES.values()
         for node in document.findall(nodes.literal_block)
     }
-    assert languages == {"yaml", "python", "sh", ""}
+    assert languages == {"yaml", "toml", "python", "sh", ""}
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
@@ -170,7 +177,7 @@ def ask(port: int, request: bytes) -> bytes:
         return client.recv(100)
 
 
-@pytest.mark.parametrize("block", modules(), ids=str)
+@pytest.mark.parametrize("block", [b for b in modules() if b.page not in AUTHORS], ids=str)
 def test_transforms_of_the_documentation_work(block: Block, folder: Path) -> None:
     """Named by its dotted path, it answers GET, and nothing else."""
     port = free_port()
@@ -223,7 +230,7 @@ def stage(tmp_path: Path, redis_server: RealServer) -> Iterator[Stage]:
     assert stage.family.stop() == []
 
 
-SCRIPTS = sorted({block.page for block in blocks("python") if not block.title})
+SCRIPTS = sorted({b.page for b in blocks("python") if not b.title and b.page not in AUTHORS})
 
 # Ends every script: what a transform does at its start is done as well.
 BUILD = """

@@ -5,7 +5,7 @@ nothing. What starts processes needs no hub and works in a plain program; what r
 fake upstream runs in the hub of the test.
 """
 
-from shotover_gevent.testing.client import Client, command
+from shotover_gevent.testing.client import Client, RecordingClient, command
 from shotover_gevent.testing.contract import check_transform
 from shotover_gevent.testing.family import Family
 from shotover_gevent.testing.port import free_port
@@ -18,7 +18,7 @@ from shotover_gevent.testing.upstream import (
 
 __all__ = [
     "CLOSE", "HANG", "RESET", "AnsweringUpstream", "Client", "Delay", "Expect", "FakeUpstream", "Family",
-    "RealServer", "Send", "ServerBinary", "TransformSession", "UpstreamConnection", "check_transform",
+    "RealServer", "RecordingClient", "Send", "ServerBinary", "TransformSession", "UpstreamConnection", "check_transform",
     "command", "echo", "find_server", "find_servers", "free_port",
     "run_transcript",
 ]

@@ -116,3 +116,21 @@ class Client:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+
+class RecordingClient(Client):
+    """A client that writes down every byte it reads, in ``received``; ``is_over`` says that the end came."""
+
+    def __init__(
+        self, target: int | tuple[str, int] | socket.socket, timeout_s: float = CLIENT_S
+    ) -> None:
+        super().__init__(target, timeout_s)
+        self.received = b""
+        self.is_over = False
+
+    def read(self, limit: int) -> bytes:
+        """Read once, and record it."""
+        data = super().read(limit)
+        self.received += data
+        self.is_over = not data
+        return data

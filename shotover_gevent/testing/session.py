@@ -29,13 +29,14 @@ from shotover_gevent.sources.protocol import PROTOCOLS
 from shotover_gevent.testing.upstream import Answer, echo
 
 SOURCE = "s"
+CHAIN = "c"
 
 # How long an export waits for sub-chains to finish what they were given.
 HOLD_S = 1.0
 
 
 def session_context(
-    emit: Callable[[Batch], None] = lambda pushes: None, chain: str = "c", source: str = SOURCE
+    emit: Callable[[Batch], None] = lambda pushes: None, chain: str = CHAIN, source: str = SOURCE
 ) -> SessionContext:
     """What a session gives its transforms; the greenlet that calls this is the one that waits."""
     return SessionContext(
@@ -63,8 +64,8 @@ def batch_of(protocol: str, requests: Sequence[bytes]) -> Batch:
 
 def build(config: TransformConfig, protocol: str | None = None, metrics: MetricStore | None = None) -> None:
     """Do what a proxy does with a configuration object before the first session."""
-    config.build(BuildContext(
-        metrics=metrics or MetricStore(), chain="test", protocol=protocol or protocol_of(config)))
+    store = MetricStore() if metrics is None else metrics
+    config.build(BuildContext(metrics=store, chain=CHAIN, protocol=protocol or protocol_of(config)))
 
 
 class Below:
@@ -114,8 +115,10 @@ class TransformSession:
         is_built: bool = False,
     ) -> None:
         self.protocol = protocol or protocol_of(config)
+        #: What the transform has registered and counted, if it was built here.
+        self.metrics = MetricStore()
         if not is_built:
-            build(config, self.protocol)
+            build(config, self.protocol, self.metrics)
         self.below = Below(answer)
         #: The bytes of each push that has arrived at the client.
         self.pushed: list[bytes] = []

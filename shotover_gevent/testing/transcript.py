@@ -183,6 +183,10 @@ class _Player:
             if received != line.data:
                 received += _at_once(peer) if end == "" else b""
                 self._fail(line, _difference(line.data, received) + end)
+            while line.is_open and not end and not received.endswith(b"\n"):
+                received, end = self._take(peer, 1)
+            if end:
+                self._fail(line, f"the line goes on{end}")
 
     def _take(self, peer: Client, count: int) -> tuple[bytes, str]:
         """That many bytes; or fewer, and why."""

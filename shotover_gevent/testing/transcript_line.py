@@ -13,6 +13,7 @@ What follows on the line:
 * ``SET key "a value\\x00"``: as a request, the words in the form in which clients send them (an array of
   bulk strings);
 * ``+OK``, ``-ERR no``, ``:1``, ``#t``, ``_``, ``,3.5``: as a response, that line;
+  received, the first two may end with ``...``, which stands for the rest of the line;
   ``value`` or ``"a value"``: a bulk string; ``nil``: the null of RESP2; ``[a :1 nil [b]]``: an array;
   ``~[...]``, ``>[...]``, ``%[key value]``: a set, a push and a map of RESP3;
 * ``(close)`` and ``(reset)``: the sender ends the connection; ``(closed)`` and ``(reset)``: the receiver
@@ -45,7 +46,10 @@ _HEADS = {"[": b"*", "~[": b"~", ">[": b">", "%[": b"%"}
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: where it stands, as it is written, who does it, and ``data`` or an ``event``."""
+    """One line: where it stands, as it is written, who does it, and ``data`` or an ``event``.
+
+    With ``is_open``, anything may follow the data up to the end of the line of the protocol.
+    """
 
     number: int
     text: str
@@ -54,6 +58,7 @@ class Line:
     is_sent: bool
     data: bytes
     event: str | None
+    is_open: bool = False
 
 
 def parse(text: str, protocol: str = "Valkey") -> list[Line]:
@@ -76,6 +81,9 @@ def _line(number: int, text: str, protocol: str) -> Line:
     mark, rest = match["mark"], match["rest"] or ""
     is_sent = mark in (">", "<<")
     event = _event(rest, ACTIONS if is_sent else EXPECTATIONS)
+    if not is_sent and rest[:1] in tuple("+-") and rest.endswith("..."):
+        start = rest.removesuffix("...").encode()
+        return Line(number, text, int(match["number"] or 1), len(mark) == 1, is_sent, start, None, True)
     data = b"" if event else payload(rest, mark[0] == ">", protocol)
     return Line(number, text, int(match["number"] or 1), len(mark) == 1, is_sent, data, event)
 

@@ -11,7 +11,8 @@ Rules:
  1. It listens on a free port of 127.0.0.1, in the hub of the test, from ``with`` to the end of the
     block; then every connection is closed.
  2. Whatever arrives is recorded as it is read, whether the script asked for it or not.
- 3. A script that fails (something else came than it expects) fails the test at the end of the block.
+ 3. A script that fails (something else came than it expects, or it still waits for that) fails the test
+    at the end of the block.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from gevent.server import StreamServer
 from shotover_gevent.codecs.batch import Message
 from shotover_gevent.net.address import Address
 from shotover_gevent.sources.protocol import PROTOCOLS
-from shotover_gevent.testing.client import CLIENT_S, Client
+from shotover_gevent.testing.client import CLIENT_S, RecordingClient
 
 # One read of a script that takes whatever comes.
 _READ_BYTES = 65536
@@ -72,20 +73,15 @@ Step = Expect | Send | Delay | Ending
 Script = Callable[["UpstreamConnection"], None] | Sequence[Step]
 
 
-class UpstreamConnection(Client):
+class UpstreamConnection(RecordingClient):
     """One connection of a fake upstream. ``received`` holds all bytes that were read so far."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
-        self.received = bytearray()
+        #: What a script of steps is doing.
+        self.step: Step | None = None
         #: Set when the connection is over on our side.
         self.closed = Event()
-
-    def read(self, limit: int) -> bytes:
-        """Read once, and record it."""
-        data = super().read(limit)
-        self.received += data
-        return data
 
     def hang(self) -> None:
         """Take what comes and answer nothing, until the other side closes."""
@@ -104,6 +100,7 @@ class UpstreamConnection(Client):
     def play(self, steps: Sequence[Step]) -> None:
         """Do the steps of a script one after the other."""
         for step in steps:
+            self.step = step
             if isinstance(step, Expect):
                 self.expect(step.data)
             elif isinstance(step, Send):
@@ -116,6 +113,7 @@ class UpstreamConnection(Client):
                 self.hang()
             else:
                 self.close()
+        self.step = None
 
 
 class FakeUpstream:
@@ -143,7 +141,7 @@ class FakeUpstream:
     @property
     def received(self) -> list[bytes]:
         """What each connection has read so far."""
-        return [bytes(connection.received) for connection in self.connections]
+        return [connection.received for connection in self.connections]
 
     @property
     def open_connections(self) -> list[UpstreamConnection]:
@@ -187,9 +185,12 @@ class FakeUpstream:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        waiting = [each.step.data for each in self.open_connections if isinstance(each.step, Expect)]
         self.stop()
         if kind is None and self.errors:
             raise AssertionError(f"the script of {self!r} failed: {self.errors[0]}") from self.errors[0]
+        if kind is None and waiting:
+            raise AssertionError(f"the script of {self!r} is not over: {waiting[0]!r} did not come")
 
     def __repr__(self) -> str:
         state = f"on {self.address}" if self._server.started else "stopped"

@@ -4,27 +4,27 @@ import re
 import socket
 import time
 
-from tests.harness import command
+from shotover_gevent.testing import RecordingClient, command
+
+_READ_BYTES = 65536
 
 
-class Transcript:
+class Transcript(RecordingClient):
     """One connection; ``received`` holds everything that came back."""
 
-    def __init__(self, port, timeout=10.0):
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.received = b""
-        self.is_over = False
+    def __init__(self, port):
+        super().__init__(port)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._position = 0
         self._token = 0
 
     def send(self, *arguments):
         """Send one command."""
-        self.sock.sendall(command(*arguments))
+        self.raw(command(*arguments))
 
     def raw(self, data):
         """Send bytes as they are."""
-        self.sock.sendall(data)
+        super().send(data)
 
     def until(self, pattern, timeout=10.0):
         """Receive until ``pattern`` (a regular expression) is found behind the last find."""
@@ -32,13 +32,7 @@ class Transcript:
         while not (match := re.compile(pattern, re.S).search(self.received, self._position)):
             if self.is_over:
                 raise AssertionError(f"closed before {pattern!r}: {self.received[-300:]!r}")
-            self.sock.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                data = self.sock.recv(65536)
-            except TimeoutError:
-                raise AssertionError(f"no {pattern!r} in time: {self.received[-300:]!r}") from None
-            self.received += data
-            self.is_over = not data
+            self._read_before(deadline, f"no {pattern!r} in time")
         self._position = match.end()
         return match
 
@@ -58,26 +52,14 @@ class Transcript:
         """Receive until the server closes."""
         deadline = time.monotonic() + timeout
         while not self.is_over:
-            self.sock.settimeout(max(0.01, deadline - time.monotonic()))
             try:
-                data = self.sock.recv(65536)
+                self._read_before(deadline, "not closed in time")
             except ConnectionResetError:
-                data = b""
-            except TimeoutError:
-                raise AssertionError(f"not closed in time: {self.received[-300:]!r}") from None
-            self.received += data
-            self.is_over = not data
+                self.is_over = True
 
-    def quiet(self, seconds=0.1):
-        """Nothing arrives for that long."""
-        self.sock.settimeout(seconds)
+    def _read_before(self, deadline, complaint):
+        self.socket.settimeout(max(0.01, deadline - time.monotonic()))
         try:
-            data = self.sock.recv(65536)
+            self.read(_READ_BYTES)
         except TimeoutError:
-            return
-        self.received += data
-        raise AssertionError(f"unexpected bytes: {data!r}")
-
-    def close(self):
-        """Close the connection."""
-        self.sock.close()
+            raise AssertionError(f"{complaint}: {self.received[-300:]!r}") from None

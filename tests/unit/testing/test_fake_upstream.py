@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import gevent
@@ -46,7 +47,7 @@ def test_a_hanging_upstream_takes_everything_and_answers_nothing() -> None:
         with connect(upstream) as client:
             client.send(b"anybody?")
             client.silent(0.02)
-            assert [bytes(c.received) for c in upstream.open_connections] == [b"anybody?"]
+            assert [c.received for c in upstream.open_connections] == [b"anybody?"]
         assert upstream.connections[0].closed.wait(5)
 
 
@@ -78,6 +79,17 @@ def test_a_script_that_fails_fails_the_test() -> None:
             client.send(b"SET")
             client.eof()
     assert str(caught.value.__cause__) == "expected b'GET', received b'SET'"
+
+
+def test_a_script_that_is_not_over_fails_the_test() -> None:
+    """What it waits for has to come."""
+    with pytest.raises(AssertionError) as caught, FakeUpstream([Expect(b"GET")]) as upstream:
+        with connect(upstream) as client:
+            client.send(b"GE")
+            upstream.wait_connection()
+            client.silent(0.01)
+    assert re.sub(r":\d+", ":PORT", str(caught.value)) == (
+        "the script of <FakeUpstream stopped, 0 of 1 connections open> is not over: b'GET' did not come")
 
 
 def test_the_end_of_the_block_ends_everything() -> None:

@@ -51,12 +51,7 @@ PASSING = {
         >> GET k
         << b"$5\\r\\nhe"
         << (reset)
-        <  b"-ERR Internal shotover (or custom transform) bug (chain: transcript): "
-        <  b"Failed to send and/or receive messages, the connection will now be closed. "
-        <  b" Caused by:"
-        <  b"     0: Transform ValkeySinkSingle named transcript-upstream failed in chain transcript"
-        <  b"     1: IO error Connection reset by peer (os error 104)"
-        <  b"     2: Connection reset by peer (os error 104)\\r\\n"
+        <  -ERR Internal shotover (or custom transform) bug (chain: transcript): Failed to send...
         <  (closed)
         """,
     "a client that goes": """
@@ -165,6 +160,36 @@ line 5 of the transcript
     ?  ^
     + 'b\\r\\n'
     ?  ^"""),
+    "after the end": (
+        """
+        >  GET k
+        >> GET k
+        << b"-ERR no"
+        << (close)
+        << (close)
+        """,
+        """\
+line 6 of the transcript
+    >> GET k
+    << b"-ERR no"
+    << (close)
+--> << (close)
+    this connection has ended before"""),
+    "a beginning of something else": (
+        """
+        >  GET k
+        >> GET k
+        << -ERR no
+        <  -ERR yes...
+        """,
+        """\
+line 5 of the transcript
+    > GET k
+    >> GET k
+    << -ERR no
+--> <  -ERR yes...
+    - '-ERR yes'
+    + '-ERR no\\r\\n'"""),
     "too little": (
         """
         >  GET k
