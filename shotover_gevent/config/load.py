@@ -39,7 +39,8 @@ def parse_config(data: Mapping[str, Any], file: str = "<config>") -> GeneralConf
 def _general(document: Document) -> GeneralConfig:
     config: GeneralConfig | None = None
     try:
-        config = validated(document, (), lambda: validate(GeneralConfig, document.data))
+        config = validated(
+            document, (), lambda: validate(GeneralConfig, document.data), takes_plain=False)
     except Faults as faults:
         for fault in faults.faults:
             document.refuse(fault.path, fault.message, fault.suggestion, of_key=fault.of_key)
@@ -55,11 +56,13 @@ def _general(document: Document) -> GeneralConfig:
     return config
 
 
-def validated(document: Document, path: Path, make: Callable[[], R]) -> R:
+def validated(
+    document: Document, path: Path, make: Callable[[], R], takes_plain: bool = True
+) -> R:
     """What ``make`` returns, which reads the document below ``path``; raises :class:`Faults`.
 
-    A text field takes a plain number or boolean as it is written, as Shotover does: where one was
-    refused, it is replaced by its text. The value of a variable is a text; where that was refused, it
+    With ``takes_plain`` a text field takes a plain number or boolean as it is written, as Shotover does:
+    where one was refused, it is replaced by its text. The value of a variable is a text; where that was refused, it
     is replaced by what it means without quotes. Both once, and all is checked again.
     """
     try:
@@ -69,7 +72,7 @@ def validated(document: Document, path: Path, make: Callable[[], R]) -> R:
         for fault in faults.faults:
             found = (*path, *fault.path)
             inserted = document.inserted.get(found)
-            if fault.wants_text and document.at(found) is not None and (
+            if takes_plain and fault.wants_text and document.at(found) is not None and (
                     text := document.plain.get(found)):
                 others[found] = text
             elif inserted is not None and inserted.is_whole and not fault.wants_text:
