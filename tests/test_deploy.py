@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from shotover_gevent.cli import _parse
 from shotover_gevent.config.check import check_files
 from shotover_gevent.exits import EXIT_CONFIG
 from shotover_gevent.proxy import SHUTDOWN_GRACE_S
-from tests.harness import free_port
-from tests.test_docs import ROOT, exposed
+from tests.harness import ProxyProcess, eventually, free_port
 
+ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 SYSTEMD = DEPLOY / "systemd"
 SERVICE = SYSTEMD / "shotover-gevent.service"
@@ -40,6 +41,18 @@ KUBERNETES = ("1.28", "1.33")
 
 # Prometheus makes them itself.
 OF_PROMETHEUS = {"up"}
+
+# A chain that has what the alerts and the dashboard ask for.
+TOPOLOGY = """\
+sources:
+  - Valkey:
+      name: "v"
+      listen_addr: "127.0.0.1:{port}"
+      chain:
+        - QueryCounter: {{name: "count", counter_name: "main"}}
+        - RequestThrottling: {{name: "limit", max_requests_per_second: 50}}
+        - ValkeySinkSingle: {{name: "sink", remote_address: "127.0.0.1:1", connect_timeout_ms: 1000}}
+"""
 
 # What an operator looks at first: clients, requests, databases, reloads, and the process.
 CORE = {
@@ -231,10 +244,22 @@ def metrics_in(expression: str) -> set[str]:
             else name for name in names}
 
 
+def read(url: str) -> str:
+    """The text of a page."""
+    with urllib.request.urlopen(url, timeout=20) as response:
+        return response.read().decode()
+
+
 @pytest.fixture(scope="module")
 def exported() -> dict[str, Any]:
     """Every metric by its name of a running proxy."""
-    return exposed(free_port())
+    admin = free_port()
+    topology = TOPOLOGY.format(port=free_port())
+    config = f"main_log_level: info\nobservability_interface: 127.0.0.1:{admin}\n"
+    with ProxyProcess(topology, config) as proxy:
+        proxy.wait_ready()
+        page = eventually(lambda: read(f"http://127.0.0.1:{admin}/metrics"))
+    return dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
 
 
 @pytest.mark.parametrize("expression", [*(rule["expr"] for rule in rules()), *dashboard_expressions()])
