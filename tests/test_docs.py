@@ -349,6 +349,8 @@ def exposed(stage_port: int, folder: Path) -> dict[str, tuple[str, str]]:
         {"QueryCounter": {"name": "count", "counter_name": "main"}},
         {"CircuitBreaker": {"name": "breaker"}}, {"Retry": {"name": "retry"}},
         {"AccessLog": {"name": "access", "sample_rate": 0}},
+        {"FaultInjection": {
+            "name": "chaos", "enabled": False, "faults": [{"kind": "error", "percentage": 1}]}},
         {"RequestThrottling": {"name": "limit", "max_requests_per_second": 50}},
         {"Tee": {"name": "tee", "chain": [{"NullSink": {"name": "null"}}]}},
         {"ValkeySinkSingle": {

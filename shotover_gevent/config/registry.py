@@ -31,6 +31,7 @@ BUILT_IN = {
     "DebugLogToFile": "shotover_gevent.transforms.debug_log_to_file:DebugLogToFile",
     "DebugPrinter": "shotover_gevent.transforms.debug_printer:DebugPrinter",
     "DebugReturner": "shotover_gevent.sinks.debug_returner:DebugReturner",
+    "FaultInjection": "shotover_gevent.transforms.fault_injection:FaultInjection",
     "NullSink": "shotover_gevent.sinks.null:NullSink",
     "ParallelMap": "shotover_gevent.transforms.parallel_map:ParallelMap",
     "QueryCounter": "shotover_gevent.transforms.query_counter:QueryCounter",

@@ -205,7 +205,7 @@ class AdminServer(HttpServer):
 
 
 class SwitchServer(HttpServer):
-    """The interface of a transform, where one has any: today that is the switch of a Tee."""
+    """The interface of a transform, where one has any: the switch of a Tee or of a FaultInjection."""
 
     failed = "Error in ChainSwitchListener: Failed to bind to %s"
     recovered = "ChainSwitchListener recovered and is listening on %s"

@@ -126,9 +126,7 @@ class _Fuse(RefusingTransform):
             return responses
 
         try:
-            if self.is_ordinary(requests):
-                return below(requests)
-            return self.refuse(requests, below, lambda index, may_refuse: None)
+            return self.follow(requests, below)
         finally:
             if failed:
                 self._breaker.record(ticket, failed[0])

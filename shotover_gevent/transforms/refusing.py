@@ -79,6 +79,12 @@ class RefusingTransform(Transform):
             self._transaction == "none" and self._replies == "on"
             and _NOTED.isdisjoint(requests.names))
 
+    def follow(self, requests: Batch, next: Next) -> Batch:
+        """Ask below, and refuse nothing but what belongs to a transaction that was refused before."""
+        if self.is_ordinary(requests):
+            return next(requests)
+        return self.refuse(requests, next, lambda index, may_refuse: None)
+
     def refuse(self, requests: Batch, next: Next, judge: Judge) -> Batch:
         """Answer what ``judge`` refuses, and ask below for the rest."""
         if self.is_ordinary(requests):

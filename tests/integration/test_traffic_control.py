@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -156,12 +158,13 @@ def test_a_database_that_comes_late_is_waited_for(redis_server: RealServer, tmp_
     """What could not be sent is sent when it can, whatever it is."""
     port, admin, path = free_port(), free_port(), tmp_path / "late.sock"
     late = f'ValkeySinkSingle: {{name: "sink", remote_address: "unix:{path}", connect_timeout_ms: 3000}}'
-    with ProxyProcess(topology(port, RETRY, late), observed(admin)) as proxy, Client(port) as client:
+    with ProxyProcess(topology(port, RETRY, late), observed(admin)) as proxy:
         proxy.wait_ready()
-        client.send(command("INCR", "late") * 2)
-        eventually(lambda: retries(admin, "connect") >= 2)
-        with RealServer(redis_server.binary, ["--unixsocket", str(path)]):
-            client.expect(b":1\r\n:2\r\n")
+        with Client(port) as client:
+            client.send(command("INCR", "late") * 2)
+            eventually(lambda: retries(admin, "connect") >= 2)
+            with RealServer(redis_server.binary, ["--unixsocket", str(path)]):
+                client.expect(b":1\r\n:2\r\n")
 
 
 def test_a_connection_that_was_lost_is_not_made_again(tmp_path, redis_server: RealServer) -> None:
@@ -213,3 +216,39 @@ def test_an_access_log_has_every_request_through_rotation_and_reload(redis_serve
     assert {line["command"] for line in moved[1:] + lines[:-1]} == {"ECHO"}
     assert (lines[-1]["command"], lines[-1]["error"]) == (
         "INCR", "ERR wrong number of arguments for 'incr' command")
+
+
+def switch(port: int, word: str) -> None:
+    """Put the word to the switch of a fault injection."""
+    urllib.request.urlopen(urllib.request.Request(
+        f"http://127.0.0.1:{port}/transform/fault-injection/state", word.encode(), method="PUT"), timeout=10)
+
+
+def test_faults_are_injected_while_they_are_switched_on(redis_server: RealServer, tmp_path) -> None:
+    """Over HTTP; errors are answered, connections closed, and a successor begins as the file says."""
+    port, control = free_port(), free_port()
+    faults = (
+        f'FaultInjection: {{name: "chaos", enabled: false, switch_port: {control}, faults: ['
+        '{kind: error, percentage: 100, commands: [GET], error: "LOADING injected"}, '
+        '{kind: close, percentage: 100, commands: [SET], when: after}, '
+        '{kind: delay, percentage: 100, commands: [ECHO], delay_ms: 300}]}')
+    read, write = command("GET", "injected"), command("SET", "injected", "x")
+    with ProxyProcess(
+        topology(port, faults, sink(redis_server)), hotreload_socket=tmp_path / "control.sock"
+    ) as proxy, Client(port) as client, Client(port) as other, Client(redis_server.port) as direct:
+        direct.send(command("DEL", "injected"))
+        direct.until(b"\r\n")
+        client.ask(read, b"$-1\r\n")
+        eventually(lambda: switch(control, "on") is None)
+        client.ask(read, b"-LOADING injected\r\n")
+        before = time.monotonic()
+        client.ask(command("ECHO", "x"), b"$1\r\nx\r\n")
+        assert time.monotonic() - before > 0.29
+        other.send(write)
+        other.eof()
+        direct.ask(read, b"$1\r\nx\r\n")
+        assert json.loads(proxy.reload("--json").stdout)["sessions"]["moved"] == 1
+        client.ask(read, b"$1\r\nx\r\n")
+        switch(control, "on")
+        client.ask(read, b"-LOADING injected\r\n")
+        direct.ask(command("DEL", "injected"), b":1\r\n")

@@ -43,6 +43,8 @@ EXAMPLES: dict[str, Example] = {
     "DebugLogToFile": Example(),
     "DebugPrinter": Example(),
     "DebugReturner": Example({"Valkey": "42"}),
+    "FaultInjection": Example(
+        {"faults": [{"kind": "error", "percentage": 50}], "seed": 1}, {"varies": True}),
     "NullSink": Example(),
     "ParallelMap": Example({"parallelism": 3, "ordered_results": True, "chain": SINK}),
     "QueryCounter": Example({"counter_name": "main"}),
