@@ -96,4 +96,5 @@ def _tried(load: Callable[[], T], problems: list[Problem]) -> T | None:
 
 def _outline(source: SourceEntry) -> str:
     chain = " -> ".join(f"{step.type_name} {step.name!r}" for step in source.chain)
-    return f"{source.type_name} {source.name!r} on {source.listen_addr}: {chain}"
+    tls = " with TLS" if source.tls is not None else ""
+    return f"{source.type_name} {source.name!r} on {source.listen_addr}{tls}: {chain}"

@@ -117,9 +117,7 @@ def move(line: Line, sources: Iterable[Source], busy_s: float, result: Moved) ->
 
     Raises :class:`LeaseLost`; ``result`` is right in any case, and no session stays held.
     """
-    waiting = deque(
-        (source, session) for source in sources for session in list(source.sessions)
-        if session not in result.staying)
+    waiting = deque(_movable(sources, result))
     deadline = Deadline.after(busy_s)
     numbers = iter(range(1, 1 << 62))
     unasked = len(waiting)
@@ -146,6 +144,18 @@ def move(line: Line, sources: Iterable[Source], busy_s: float, result: Moved) ->
 
 
 Pair = tuple[Source, BaseSession]
+
+
+def _movable(sources: Iterable[Source], result: Moved) -> Iterator[Pair]:
+    """The sessions that it makes sense to hold; the pinned ones are counted, and never notice."""
+    for source in sources:
+        for session in list(source.sessions):
+            if session in result.staying:
+                continue
+            if (reason := session.pinned_by) is not None:
+                result.keep(session, reason)
+            else:
+                yield source, session
 
 
 def _hold(chunk: list[Pair], patience_s: float) -> tuple[list[Pair], list[Pair]]:

@@ -5,7 +5,8 @@ Rules:
     nothing to wait for: reading never needs to write, nor writing to read, and what it answers by
     itself (a key update, an alert) leaves when the kernel takes it.
  2. What can be had without the kernel wakes the greenlet as readable bytes do: a stream that has more
-    than was asked for counts as stopped, and fires as soon as its greenlet waits again.
+    than was asked for counts as stopped, and fires as soon as its greenlet waits again. Where no
+    greenlet waits (a ``HubPark``) it fires in the next turn of the hub.
  3. ``try_send`` counts bytes as sent when the kernel has them, not when they are encrypted. What it
     does not count must be offered again, first and unchanged.
  4. The end of a stream is the peer's *close_notify*. Without it the stream was cut off, and reading
@@ -23,7 +24,7 @@ from typing import Any, ClassVar
 
 from gevent.socket import wait_write
 
-from shotover_gevent.net.stream import SEND_STALL_S, Park, ReceiveBuffer, Stream
+from shotover_gevent.net.stream import ANY, SEND_STALL_S, HubPark, Park, ReceiveBuffer, Stream
 
 # One read, and one step of encrypting. The buffers in memory keep their largest size for as long as the
 # connection lives, so this bounds what each connection costs.
@@ -95,7 +96,7 @@ class TlsStream(Stream):
     pinned_by: ClassVar[str | None] = "tls"
 
     def __init__(
-        self, sock: socket.socket, park: Park, buffer: ReceiveBuffer, owner: Any = None, *,
+        self, sock: socket.socket, park: Park | HubPark, buffer: ReceiveBuffer, owner: Any = None, *,
         context: ssl.SSLContext, is_server: bool = False, host: str | None = None,
         session: ssl.SSLSession | None = None,
         remember: Callable[[ssl.SSLSession], None] | None = None,
@@ -227,7 +228,9 @@ class TlsStream(Stream):
     def _set_more(self, has_more: bool) -> None:
         """Note whether something is here that the kernel does not know of: see rule 2."""
         self._has_more = has_more
-        if has_more and not self.is_stopped:
+        if has_more and self.park.target is ANY:  # a HubPark: nobody will wait
+            self.park.loop.run_callback(self._fire_more)
+        elif has_more and not self.is_stopped:
             self._watcher.stop()
             self.is_stopped = True
 

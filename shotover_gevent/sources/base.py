@@ -149,6 +149,12 @@ class BaseSession:
         return self.is_held
 
     @property
+    def pinned_by(self) -> str | None:
+        """Why the session cannot move, as far as its streams say it; ``None`` if they can."""
+        streams = self.park.streams if self.park is not None else ()
+        return next((stream.pinned_by for stream in streams if stream.pinned_by is not None), None)
+
+    @property
     def is_held(self) -> bool:
         """Whether the session is parked and stays so, and its sub-chains with it."""
         return self._hold is Hold.HELD and all(each.is_idle for each in self._inner)

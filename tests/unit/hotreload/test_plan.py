@@ -16,14 +16,15 @@ from shotover_gevent.hotreload.plan import Change, Plan, ask_status, compare, pl
 from shotover_gevent.hotreload.socketfile import ControlSocket
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.listener import bind_error
+from tests.certificates import Authority
 
 STATUS = b'{"Status":{}}'
 
 
-def topology(address, reply="here", limit=512, name="v"):
+def topology(address, reply="here", limit=512, name="v", tls=None):
     """One source that answers every request with ``reply``."""
     return {"sources": [{"Valkey": {
-        "name": name, "listen_addr": address, "connection_limit": limit,
+        "name": name, "listen_addr": address, "connection_limit": limit, "tls": tls,
         "chain": [{"DebugReturner": {"name": "r", "Valkey": reply}}]}}]}
 
 
@@ -42,9 +43,9 @@ def proxy(path):
     proxy.stop(0)
 
 
-def status(address, reply="here", sessions=0):
+def status(address, reply="here", sessions=0, tls=None):
     """What a process says that serves that source."""
-    (source,) = sources(address, reply=reply)
+    (source,) = sources(address, reply=reply, tls=tls)
     return {
         "protocol": 1,
         "listeners": [{"name": "v", "address": address, "identity": fingerprint(source.state_identity)}],
@@ -146,6 +147,15 @@ HERE = "127.0.0.1:26379"
 def test_a_kept_listener_moves_what_finds_its_chain_again(before, after, change):
     """The name of a source does not matter, its chain and its limit do."""
     assert compare(status(HERE, **before), sources(HERE, **after)) == [change]
+
+
+def test_sessions_with_tls_do_not_move(tmp_path):
+    """Whatever else is equal: their keys cannot leave the process."""
+    certificate, key = Authority(tmp_path).issue()
+    tls = {"certificate_path": certificate, "private_key_path": key}
+    before = status(HERE, sessions=3, tls=tls)
+    assert compare(before, sources(HERE, tls=tls)) == [Change("kept", "v", HERE, 3, 0, "tls")]
+    assert compare(before, sources(HERE)) == [Change("kept", "v", HERE, 3, 0, "the chain has changed")]
 
 
 def test_a_listener_that_moves_to_another_address_is_one_removed_and_one_added():

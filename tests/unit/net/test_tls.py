@@ -15,7 +15,7 @@ import pytest
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.metrics import MetricStore
 from shotover_gevent.net import tls_context
-from shotover_gevent.net.stream import Park, ReceiveBuffer, close_gently
+from shotover_gevent.net.stream import HubPark, Park, ReceiveBuffer, close_gently
 from shotover_gevent.net.tls import CLOSED, STEP_BYTES, TlsError, TlsStream, Truncated
 from shotover_gevent.net.tls_context import ClientTls, ServerTls
 from shotover_gevent.net.tls_settings import TlsAcceptor, TlsConnector
@@ -117,6 +117,25 @@ def test_what_openssl_holds_wakes_the_greenlet(pair: Pair) -> None:
     assert b"".join(pieces) == b"0123456789" * 1000
     assert pair.park.wait_any(0.01) is None
     client.close()
+    server.close()
+
+
+def test_a_stream_of_the_hub_sees_the_end_behind_the_last_bytes(pair: Pair) -> None:
+    """Nobody waits there: what OpenSSL holds is told in the next turn of the hub."""
+    server, client = pair.connect()
+    seen: list[bytes | int] = []
+
+    def on_readable(stream: Any) -> None:
+        if (count := stream.receive(3)) >= 0:
+            seen.append(bytes(stream.buffer.view[:count]) or 0)
+            if not count:
+                stream.pause()
+
+    server.move(HubPark(on_readable))
+    client.send(b"abcdef")
+    client.close()
+    until(lambda: seen[-1:] == [0])
+    assert seen == [b"abc", b"def", 0]
     server.close()
 
 
