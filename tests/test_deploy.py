@@ -22,6 +22,7 @@ from shotover_gevent.cli import _parse
 from shotover_gevent.config.check import check_files
 from shotover_gevent.exits import EXIT_CONFIG
 from shotover_gevent.proxy import SHUTDOWN_GRACE_S
+from tests.certificates import Authority
 from tests.harness import ProxyProcess, eventually, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,6 +49,7 @@ sources:
   - Valkey:
       name: "v"
       listen_addr: "127.0.0.1:{port}"
+      tls: {{certificate_path: "{certificate}", private_key_path: "{key}"}}
       chain:
         - QueryCounter: {{name: "count", counter_name: "main"}}
         - RequestThrottling: {{name: "limit", max_requests_per_second: 50}}
@@ -251,10 +253,11 @@ def read(url: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def exported() -> dict[str, Any]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every metric by its name of a running proxy."""
     admin = free_port()
-    topology = TOPOLOGY.format(port=free_port())
+    certificate, key = Authority(tmp_path_factory.mktemp("certificates")).issue()
+    topology = TOPOLOGY.format(port=free_port(), certificate=certificate, key=key)
     config = f"main_log_level: info\nobservability_interface: 127.0.0.1:{admin}\n"
     with ProxyProcess(topology, config) as proxy:
         proxy.wait_ready()

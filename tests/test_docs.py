@@ -28,7 +28,7 @@ from shotover_gevent.config.model import SourceFields
 from shotover_gevent.config.yaml import MAX_FILE_BYTES
 from shotover_gevent.hotreload.command import Report
 from shotover_gevent.hotreload.lending import MAX_LENT
-from shotover_gevent.net import stream
+from shotover_gevent.net import stream, tls_context
 from shotover_gevent.sources import base, session
 from shotover_gevent.testing import Family, RealServer
 from tests.certificates import Authority
@@ -435,6 +435,7 @@ def test_limits_are_those_of_the_program() -> None:
         f"{session.STOP_GRACE_S:g} s",
         f"{base.LINGER_S:g} s",
         f"{stream.SEND_STALL_S:g} s",
+        f"{tls_context.HANDSHAKE_S:g} s",
         f"{default_of('--hotreload-gradual-shutdown-seconds')} s",
         f"{stream.RECEIVE_BUFFER_BYTES // kib} KiB",
         f"{scanner.MAX_LINE_BYTES // kib} KiB",
