@@ -6,6 +6,7 @@ Sphinx needs beyond that is made here:
 1. Its source folder is the root, since the README and the changes stand there.
 2. The sections of ``docs/index.rst``, which are lists of links to pages, become the tables of contents.
 3. A link to another page's file leads to that page.
+4. The reference of the transforms is made of their models (``docs/reference.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from reference import MARK, reference  # noqa: E402
 
 from shotover_gevent import __version__  # noqa: E402
 
@@ -70,13 +73,15 @@ class PageLinks(SphinxTransform):
                 node.replace_self(link)
 
 
-def add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
+def complete(app: Sphinx, docname: str, source: list[str]) -> None:
     """Called with the text of each page before it is parsed."""
     if docname == root_doc:
         source[0] = contents(source[0])
+    elif MARK in source[0]:
+        source[0] = source[0].replace(MARK, reference())
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_transform(PageLinks)
-    app.connect("source-read", add_contents)
+    app.connect("source-read", complete)

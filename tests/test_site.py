@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from shotover_gevent.config.fields import fields_of
+from shotover_gevent.config.model import GeneralConfig, SourceFields
+from shotover_gevent.config.registry import BUILT_IN, Registry
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The sections of docs/index.rst that have pages, in their order.
@@ -56,3 +60,12 @@ def test_links_between_files_lead_to_pages(site: Path) -> None:
         if (found := re.findall(r'href="(?![a-z]+://)([^"]*\.rst)"', path.read_text()))
     }
     assert wrong == {}
+
+
+def test_the_reference_has_every_field_of_every_transform(site: Path) -> None:
+    """It is made of the models as they are now."""
+    page = (site / "docs/reference_transforms.html").read_text()
+    models = [GeneralConfig, SourceFields, *(Registry().find(name) for name in BUILT_IN)]
+    fields = {field.name for model in models for field in fields_of(model)}
+    titles = {f"<h2>{name}<" for name in BUILT_IN}
+    assert [each for each in (*fields, *titles) if each not in page] == []
