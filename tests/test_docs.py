@@ -22,6 +22,7 @@ from docutils.core import publish_doctree
 from gevent import socket as gsocket
 
 from shotover_gevent import Proxy, exits, proxy
+from shotover_gevent.chain import gathering, subchain
 from shotover_gevent.codecs import resp_request_scanner
 from shotover_gevent.config.check import check_files
 from shotover_gevent.config.model import SourceFields
@@ -443,6 +444,8 @@ def test_limits_are_those_of_the_program() -> None:
         f"{scanner.MAX_REQUEST_BYTES // mib} MiB",
         f"{MAX_FILE_BYTES // kib} KiB",
         f"{MAX_LENT}",
+        f"{subchain.FINISH_S:g} s",
+        f"{gathering.GATHER_BYTES // mib} MiB",
     ]
 
 

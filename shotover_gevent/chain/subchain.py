@@ -81,8 +81,8 @@ class _Lost(UpstreamError):
 class SubChainConfig:
     """What the sub-chains of all sessions share: the steps, the length of the queue, the log.
 
-    ``size`` is how many batches wait at most; ``dropped`` counts those that were never run. With ``is_shared``,
-    clients have no connection of their own, so that what they set up on it is not kept.
+    ``size`` is how many batches wait at most; ``dropped`` counts those that were never run. With
+    ``is_shared``, clients have no connection of their own, so that what they set up on it is not kept.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class Ticket:
         self._changed.set()
 
     def fail(self, error: Exception) -> None:
-        """Raise ``error`` where somebody waits."""
-        self._error = error
+        """Raise ``error`` where somebody waits, unless something else has failed before."""
+        self._error = self._error or error
         self._changed.set()
 
     def look(self) -> None:

@@ -125,6 +125,52 @@ def test_a_message_of_a_slice_is_the_message_of_the_batch() -> None:
     assert batch.names == [b"Y", b"SET", b"PING"]
 
 
+@pytest.mark.parametrize("is_split", [False, True])
+def test_joined_batches_are_one_batch_of_their_messages(is_split: bool) -> None:
+    """Bytes, values, names and ends follow each other; the first one was read first."""
+    parts = [requests(), RequestDecoder().feed(GET), requests()]
+    if is_split:
+        assert len(parts[1].messages) == 1
+    joined = Batch.join(parts)
+    raws = [GET, SET, PING, GET, GET, SET, PING]
+    assert (joined.raw, len(joined), joined.names, joined.received_at, [m.raw for m in joined]) == (
+        b"".join(raws), 7, [b"GET", b"SET", b"PING", b"GET", b"GET", b"SET", b"PING"], 1.5, raws)
+
+
+def test_the_ends_of_joined_messages_are_found_when_they_are_needed() -> None:
+    """Not before, unless a batch knows its own already."""
+    codec = CountingCodec()
+    parts = [Batch(codec, raw, [[b"X"]]) for raw in (GET, SET)]  # type: ignore[arg-type]
+    joined = Batch.join(parts)
+    assert (joined.raw, codec.calls, [m.raw for m in joined], codec.calls) == (
+        GET + SET, ["split"], [GET, SET], ["split"])
+
+
+def test_a_batch_alone_is_joined_as_it_is() -> None:
+    """There is nothing to copy."""
+    batch = requests()
+    assert Batch.join([batch]) is batch
+
+
+@pytest.mark.parametrize("is_split", [False, True])
+def test_a_copy_is_not_changed_with_its_original(is_split: bool) -> None:
+    """Nor the other way round."""
+    batch = requests()
+    if is_split:
+        assert len(batch.messages) == 3
+    copy = batch.copy()
+    batch[0].frame = [b"X"]
+    copy[1].frame = [b"Y"]
+    assert (batch.names, copy.names, copy.received_at) == (
+        [b"X", b"SET", b"PING"], [b"GET", b"Y", b"PING"], 1.5)
+
+
+def test_a_copy_has_no_pushes() -> None:
+    """They have one place, and leave once."""
+    batch = responses(b">p", b"")
+    assert (batch.copy().raw, batch.raw) == (b":0\r\n:1\r\n", b">p:0\r\n:1\r\n")
+
+
 def test_an_empty_batch_is_nothing() -> None:
     """A batch of no messages is false and has no bytes."""
     batch = Batch.of(RESP, [])

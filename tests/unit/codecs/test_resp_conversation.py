@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from shotover_gevent.codecs.resp_conversation import Conversation, ReplyMode
+from shotover_gevent.codecs.resp import RequestDecoder
+from shotover_gevent.codecs.resp_conversation import Conversation, ReplyMode, sets_up
 from shotover_gevent.codecs.resp_frames import Map, Push, SimpleString, encode
 from shotover_gevent.codecs.resp_frames import ErrorReply as Error
 
@@ -394,3 +395,16 @@ def test_quit_and_reset_are_not_queued():
     send(resetting, "MULTI", "RESET", "SUBSCRIBE a b")
     found = receive(resetting, OK, SimpleString(b"RESET"), confirm("subscribe", "a", 1))
     assert (receive(quitting, OK), quitting.awaits_only_the_end, found) == ("end", True, "end end part")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_set_up"),
+    [
+        ("GET k", False), ("MULTI", False), ("client setinfo lib-name x", False), ("CLIENT SETNAME me", False),
+        ("CLIENT", False), ("select 3", True), ("AUTH secret", True), ("HELLO 3", True), ("SUBSCRIBE a", True),
+        ("psubscribe a*", True), ("MONITOR", True), ("client reply off", True), ("CLIENT TRACKING ON", True),
+    ])
+def test_what_lasts_as_long_as_the_connection_is_known(words: str, is_set_up: bool) -> None:
+    """A second connection would answer what follows differently; the names of clients do not matter."""
+    batch = RequestDecoder().feed(encode([b"PING"]) + encode(words.encode().split()))
+    assert sets_up(batch) is is_set_up

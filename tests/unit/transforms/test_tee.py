@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import gevent
 import pytest
@@ -11,12 +13,22 @@ from gevent.event import Event
 
 from shotover_gevent.chain import Batch, Message
 from shotover_gevent.chain.chain import ChainConfig
+from shotover_gevent.chain.handoff import Luggage
 from shotover_gevent.codecs.resp import RESP
 from shotover_gevent.metrics import MetricStore
+from shotover_gevent.sinks.valkey_single import ValkeySinkSingle
 from shotover_gevent.sources.source import Source
 from shotover_gevent.transforms.tee import ResultSource, Tee
-from tests.client import command
-from tests.inprocess import Answerer, Step, connect, keeps_descriptors, serving, until
+from tests.client import Client, command
+from tests.inprocess import (
+    Answerer,
+    ScriptedServer,
+    Step,
+    connect,
+    keeps_descriptors,
+    serving,
+    until,
+)
 
 MISMATCH = (
     b"-ERR The responses from the Tee subchain and down-chain did not match and behavior is set to "
@@ -248,6 +260,65 @@ def test_what_is_queued_is_run_after_the_client_has_left() -> None:
         go_on.set()
         until(lambda: not source.sessions)
         assert asked == [command("SET", "k", str(number)) for number in range(4)]
+
+
+class Echoes:
+    """A server that answers each line by itself and the number of its connection."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def __call__(self, client: Client) -> None:
+        while line := client.receive(len(command("PING"))):
+            self.lines.append(line)
+            client.send(b"+%d\r\n" % len(self.lines))
+
+
+def sink(name: str, server: ScriptedServer) -> ValkeySinkSingle:
+    """A sink in front of the server."""
+    return ValkeySinkSingle(name=name, remote_address=str(server.address), connect_timeout_ms=1000)
+
+
+@pytest.mark.parametrize("behavior", ["Ignore", "FailOnMismatch"])
+def test_a_session_moves_with_the_connections_of_both_chains(behavior: str) -> None:
+    """The servers notice nothing: no new connection, and each request once."""
+    first, second = Echoes(), Echoes()
+    with ScriptedServer(first) as one, ScriptedServer(second) as other, ExitStack() as stack:
+        here, there = [stack.enter_context(serving(
+            Tee(name="t", behavior=behavior, chain=[sink("b", other)]), sink("a", one))) for _ in range(2)]
+        client = stack.enter_context(connect(here))
+        for number in range(1, 4):
+            client.ask(command("PING"), b"+%d\r\n" % number)
+        (session,) = here.sessions
+        session.hold()
+        until(lambda: session.is_held)
+        state, luggage = session.export()
+        moved = there.adopt(json.loads(json.dumps(state)), Luggage([s.dup() for s in luggage.sockets]))
+        assert moved is not None
+        moved.begin()
+        session.moved()
+        until(lambda: not here.sessions)
+        for number in range(4, 7):
+            client.ask(command("PING"), b"+%d\r\n" % number)
+        until(lambda: len(second.lines) == 6)
+        assert (one.connections, other.connections, len(first.lines)) == (1, 1, 6)
+
+
+def test_a_session_whose_tee_chain_is_stuck_stays_and_goes_on() -> None:
+    """It is busy until that has answered; its client notices nothing of being asked."""
+    go_on = Event()
+    tee = Tee(name="t", chain=[answering(b"b", before=go_on.wait)])
+    with serving(tee, answering(b"a")) as source, connect(source) as client:
+        client.ask(command("PING"), b"+a\r\n")
+        (session,) = source.sessions
+        assert not session.hold()
+        session.release()
+        client.ask(command("PING"), b"+a\r\n")
+        session.hold()
+        go_on.set()
+        until(lambda: session.is_held)
+        session.release()
+        client.ask(command("PING"), b"+a\r\n")
 
 
 def test_chains_have_the_names_of_their_tee() -> None:
