@@ -43,7 +43,7 @@ MAX_FILES = 100_000
 class DebugLogToFile(TransformConfig):
     """Writes every message into a file below ``message-log``, in the working folder."""
 
-    _turn: BoundedSemaphore = PrivateAttr(default_factory=BoundedSemaphore)
+    _turn: BoundedSemaphore | None = PrivateAttr(None)
     _lock: IO[bytes] | None = PrivateAttr(None)
     _clients: int = PrivateAttr(0)
     _files_left: int = PrivateAttr(MAX_FILES)
@@ -62,6 +62,8 @@ class DebugLogToFile(TransformConfig):
 
     def new_client(self) -> int:
         """A folder for one more client; returns its number, 0 if there is none to be had."""
+        if self._turn is None:  # not sooner: a semaphore cannot be copied, as ParallelMap does
+            self._turn = BoundedSemaphore()
         with self._turn:
             return 0 if self._is_over else self._attempt(self._make_folder) or 0
 

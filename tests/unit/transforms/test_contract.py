@@ -99,3 +99,11 @@ def test_every_built_in_transform_keeps_the_contract(
 def test_no_example_is_left_over() -> None:
     """Every row is of a type that exists."""
     assert sorted(set(EXAMPLES) - set(BUILT_IN)) == []
+
+
+@pytest.mark.parametrize("type_name", sorted(BUILT_IN))
+def test_every_configuration_can_be_copied(type_name: str) -> None:
+    """ParallelMap gives each of its copies configuration objects of their own."""
+    body = {"name": "example", **with_upstream(EXAMPLES[type_name].fields, "127.0.0.1:1")}
+    made = StepFactory(Registry()).step({type_name: body})
+    assert made.model_copy(deep=True).model_dump_json() == made.model_dump_json()
