@@ -200,6 +200,7 @@ def check_lost_upstream(case: Case) -> None:
 
 def check_closing(case: Case) -> None:
     """A session is closed once, everything in it too, and then nothing of it is open any more."""
+    at_start = _descriptors()
     config = case.built()
     with counting_closings(config) as closings:
         before = 0
@@ -220,6 +221,13 @@ def check_closing(case: Case) -> None:
         case.broken(
             "close() gives back what the session holds", f"{before} open descriptors as before it",
             f"{_descriptors()}", "or declare keeps_connections=True")
+    case.configs.remove(config)
+    with case.within("close() of a configuration raises nothing"):
+        config.close()
+    if not _settles(lambda: _descriptors() <= at_start):
+        case.broken(
+            "close() of a configuration gives back what is left", f"{at_start} open descriptors as before it "
+            "was built", f"{_descriptors()}")
 
 
 def check_sessions(case: Case) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import gevent
@@ -443,14 +443,6 @@ def test_what_is_declared_is_not_a_fault(kind: type[Transform], declared: str) -
     check_transform(Made(name="declared", kind=kind), **{declared: True})
 
 
-def test_descriptors_may_stay_open_if_that_is_declared() -> None:
-    """For a transform that keeps connections for other sessions."""
-    check_transform(Made(name="declared", kind=Leaking), keeps_connections=True)
-    for descriptor in OPENED:
-        os.close(descriptor)
-    OPENED.clear()
-
-
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
@@ -498,6 +490,22 @@ class Unbuildable(Made):
         raise KeyError("nothing")
 
 
+class Unclosable(Made):
+    """Cannot be closed."""
+
+    def close(self) -> None:
+        """Fail."""
+        raise KeyError("nothing")
+
+
+class Holding(Made):
+    """Opens a file for all sessions, and does not close it."""
+
+    def build(self, context: BuildContext) -> None:
+        """Open it."""
+        OPENED.append(os.open(os.devnull, os.O_RDONLY))
+
+
 class Nested(Made):
     """A sub-chain that nobody closes."""
 
@@ -532,6 +540,9 @@ class Nested(Made):
         (Unbuildable(name="u", kind=Transform),
          "Unbuildable breaks the rule 'build() raises nothing on a valid configuration': expected no "
          "exception, saw KeyError: 'nothing'"),
+        (Unclosable(name="u", kind=Transform),
+         "Unclosable breaks the rule 'close() of a configuration raises nothing': expected no exception, saw "
+         "KeyError: 'nothing'"),
         (Nested(name="n", kind=Transform, chain=(MadeSink(name="inside", kind=CallingNext),)),
          "Nested breaks the rule 'a transform is closed once, by the chain': expected every transform of the "
          "session's sub-chains to be closed, saw CallingNext, CallingNext open; close() closes the chains "
@@ -558,14 +569,47 @@ def test_the_classes_are_as_before() -> None:
     assert (Made.session, Counting.close, "close" in vars(Counting)) == (*before, False)
 
 
-def test_descriptors_are_given_back() -> None:
-    """What a session opened is closed with it."""
-    try:
-        said = complaint(Leaking)
-    finally:
+@pytest.fixture
+def opened() -> Iterator[list[int]]:
+    """The descriptors that transforms have opened; they are closed afterwards."""
+    yield OPENED
+    for descriptor in OPENED:
+        os.close(descriptor)
+    OPENED.clear()
+
+
+@pytest.mark.usefixtures("opened")
+@pytest.mark.parametrize(
+    ("kind", "config", "options", "said"),
+    [
+        (Leaking, Made, {},
+         "Made breaks the rule 'close() gives back what the session holds': expected N open descriptors as "
+         "before it, saw N; or declare keeps_connections=True"),
+        (Leaking, Made, {"keeps_connections": True},
+         "Made breaks the rule 'close() of a configuration gives back what is left': expected N open "
+         "descriptors as before it was built, saw N"),
+        (Transform, Holding, {},
+         "Holding breaks the rule 'close() of a configuration gives back what is left': expected N open "
+         "descriptors as before it was built, saw N"),
+    ], ids=["session", "kept for ever", "configuration"])
+def test_descriptors_are_given_back(
+    kind: type[Transform], config: type[Made], options: dict[str, Any], said: str
+) -> None:
+    """What a session opened is closed with it, or, if that is declared, with the configuration."""
+    assert re.sub(r"\d+", "N", complaint(kind, config, **options)) == said
+
+
+class Pooling(Made):
+    """Keeps a file for each session, until the end."""
+
+    def close(self) -> None:
+        """Close all."""
         for descriptor in OPENED:
             os.close(descriptor)
         OPENED.clear()
-    assert re.sub(r"\d+", "N", said) == (
-        "Made breaks the rule 'close() gives back what the session holds': expected N open descriptors as "
-        "before it, saw N; or declare keeps_connections=True")
+
+
+def test_descriptors_may_stay_open_if_that_is_declared() -> None:
+    """For a transform that keeps connections for other sessions; at the end they are closed."""
+    check_transform(Pooling(name="declared", kind=Leaking), keeps_connections=True)
+    assert OPENED == []
