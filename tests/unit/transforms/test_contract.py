@@ -56,6 +56,13 @@ EXAMPLES: dict[str, Example] = {
     "ValkeySinkSingle": Example(CONNECTION),
 }
 
+# Further ways to configure a type that the contract may depend on.
+VARIANTS: list[tuple[str, Example]] = [
+    ("ValkeySinkSingle", Example(
+        {**CONNECTION, "connection_mode": "shared"}, {"keeps_connections": True, "swallows_pushes": True})),
+    ("Tee", Example({"behavior": "FailOnMismatch", "chain": SINK})),
+]
+
 FILE = "tests/unit/transforms/test_contract.py"
 
 
@@ -81,6 +88,17 @@ def test_every_built_in_transform_keeps_the_contract(
     monkeypatch.chdir(tmp_path)  # some write files
     example = EXAMPLES.get(type_name)
     assert example is not None, f"{type_name} has no example yet: add a row to EXAMPLES in {FILE}"
+    check(type_name, example)
+
+
+@pytest.mark.parametrize(("type_name", "example"), VARIANTS, ids=str)
+def test_every_variant_keeps_the_contract(type_name: str, example: Example) -> None:
+    """What is configured otherwise is held to it, too."""
+    check(type_name, example)
+
+
+def check(type_name: str, example: Example) -> None:
+    """Hold the transform of an entry to the contract."""
     protocols = Registry().find(type_name).protocols
     with ExitStack() as stack:
         address, options = "", dict(example.declares)
