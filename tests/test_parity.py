@@ -13,7 +13,7 @@ PAGE = "docs/parity.rst"
 TEST = re.compile(r"(tests/[\w/]+\.py)::(test_\w+)")
 
 
-def tests_of(path: str) -> set[str]:
+def names_in(path: str) -> set[str]:
     """The names of the tests in a file."""
     tree = ast.parse((ROOT / path).read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
@@ -25,7 +25,7 @@ def test_every_test_that_is_named_exists() -> None:
     assert len(named) > 30
     missing = [
         f"{path}::{name}" for path, name in sorted(named)
-        if not (ROOT / path).is_file() or name not in tests_of(path)
+        if not (ROOT / path).is_file() or name not in names_in(path)
     ]
     assert missing == []
 
