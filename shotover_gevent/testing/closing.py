@@ -1,14 +1,25 @@
-"""Counting how often the transforms of a configuration object are closed, those of sub-chains too."""
+"""What is left of a session: transforms that nobody closed, open descriptors, greenlets that run on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+import os
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
+import gevent
+from greenlet import greenlet
+
 from shotover_gevent.chain.transform import Transform, TransformConfig
+
+# What is closed by another greenlet, or by the other end, is closed within this time.
+SETTLE_S = 2.0
+
+# Looking for greenlets goes through all objects, which takes some milliseconds.
+_POLL_S = 0.002
 
 
 @dataclass(slots=True)
@@ -82,3 +93,22 @@ def _counted(kind: type[Transform], counted: Closings) -> Any:
                 counted._closing.discard(id(self))
 
     return close
+
+
+def descriptors() -> int:
+    """How many descriptors the process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+def running_greenlets() -> int:
+    """How many greenlets have begun and not ended."""
+    return sum(1 for each in gc.get_objects() if issubclass(type(each), greenlet) and each)
+
+
+def settles(check: Callable[[], bool]) -> bool:
+    """Whether ``check`` becomes true in time, while other greenlets get their turn."""
+    with gevent.Timeout(SETTLE_S, False):
+        while not check():
+            gevent.sleep(_POLL_S)
+        return True
+    return False

@@ -10,7 +10,6 @@ transform reads there what it does that others do not.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 import gevent
@@ -23,15 +22,12 @@ from shotover_gevent.errors import (
 )
 from shotover_gevent.sources.protocol import PROTOCOLS
 from shotover_gevent.testing.case import PUSHES, Case, as_messages, describe, make_case, shown
-from shotover_gevent.testing.closing import counting_closings
+from shotover_gevent.testing.closing import counting_closings, descriptors, running_greenlets, settles
 from shotover_gevent.testing.session import TransformSession
 from shotover_gevent.testing.upstream import RESET, AnsweringUpstream, Answer, echo
 
 # A run that takes longer than this hangs; the slowest of ours takes a second.
 RUN_S = 10.0
-
-# What is closed by another greenlet, or by the other end, is closed within this time.
-SETTLE_S = 2.0
 
 
 def check_transform(
@@ -66,11 +62,15 @@ def check_transform(
         config, protocol, requests, answer=answer, upstream=upstream, timeout_s=timeout_s,
         swallows_pushes=swallows_pushes, answers_errors=answers_errors, varies=varies, pins=pins,
         keeps_connections=keeps_connections)
-    for rule in RULES:
-        try:
-            rule(case)
-        finally:
-            case.close_sessions()
+    before = running_greenlets()
+    try:
+        for rule in RULES:
+            try:
+                rule(case)
+            finally:
+                case.close_sessions()
+    finally:
+        settles(lambda: running_greenlets() <= before)
 
 
 def check_configuration(case: Case) -> None:
@@ -200,34 +200,37 @@ def check_lost_upstream(case: Case) -> None:
 
 def check_closing(case: Case) -> None:
     """A session is closed once, everything in it too, and then nothing of it is open any more."""
-    at_start = _descriptors()
+    at_start = descriptors()
     config = case.built()
     with counting_closings(config) as closings:
-        before = 0
+        before = running = 0
         for number in range(2):  # what the first one opens may stay, for all sessions
             if number == 1:
-                before = _descriptors()
+                before, running = descriptors(), running_greenlets()
             session = case.session(config)
             case.answers(session, case.batch(case.requests))
             _close(case, session, "close() raises nothing")
         rule = "a transform is closed once, by the chain"
         if closings.most() > 1:
             case.broken(rule, "one call of close()", f"{closings.most()}", "a transform does not close itself")
-        if not case.keeps_connections and not _settles(lambda: not closings.closed(0)):
+        if not case.keeps_connections and not settles(lambda: not closings.closed(0)):
             case.broken(
                 rule, "every transform of the session's sub-chains to be closed",
                 f"{', '.join(closings.closed(0))} open", "close() closes the chains inside")
-    if not case.keeps_connections and not _settles(lambda: _descriptors() <= before):
+    if not case.keeps_connections and not settles(lambda: descriptors() <= before):
         case.broken(
             "close() gives back what the session holds", f"{before} open descriptors as before it",
-            f"{_descriptors()}", "or declare keeps_connections=True")
+            f"{descriptors()}", "or declare keeps_connections=True")
+    if not case.keeps_connections and not settles(lambda: running_greenlets() <= running):
+        case.broken("close() ends what runs for the session", "no greenlet to run on", "one that does",
+                    "or declare keeps_connections=True")
     case.configs.remove(config)
     with case.within("close() of a configuration raises nothing"):
         config.close()
-    if not _settles(lambda: _descriptors() <= at_start):
+    if not settles(lambda: descriptors() <= at_start):
         case.broken(
             "close() of a configuration gives back what is left", f"{at_start} open descriptors as before it "
-            "was built", f"{_descriptors()}")
+            "was built", f"{descriptors()}")
 
 
 def check_sessions(case: Case) -> None:
@@ -362,16 +365,3 @@ def _need_fates(case: Case, transform: Transform) -> None:
 def _close(case: Case, session: TransformSession, rule: str) -> None:
     with case.within(rule):
         session.close()
-
-
-def _descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-def _settles(check: Callable[[], bool]) -> bool:
-    """Whether ``check`` becomes true when other greenlets get their turn."""
-    with gevent.Timeout(SETTLE_S, False):
-        while not check():
-            gevent.sleep(0.001)
-        return True
-    return False

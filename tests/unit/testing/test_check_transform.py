@@ -18,6 +18,7 @@ from shotover_gevent.chain import (
 from shotover_gevent.chain.chain import ChainConfig
 from shotover_gevent.chain.handoff import EXPORTED, PINS, REBUILT, Luggage
 from shotover_gevent.errors import ShotoverError, TransformError, UpstreamError, UsageError
+from shotover_gevent.testing import closing
 from shotover_gevent.testing import AnsweringUpstream, check_transform, command
 from tests.client import Client
 
@@ -243,6 +244,19 @@ class Leaking(Transform):
 
 
 OPENED: list[int] = []
+
+
+class Running(Transform):
+    """Leaves a greenlet behind."""
+
+    def transform(self, requests: Batch, next: Next) -> Batch:
+        """Begin something that nobody ends."""
+        LEFT.append(gevent.spawn(gevent.sleep, 60))
+        gevent.sleep(0)
+        return next(requests)
+
+
+LEFT: list[gevent.Greenlet] = []
 
 
 class Shared(Counting):
@@ -597,6 +611,19 @@ def test_descriptors_are_given_back(
 ) -> None:
     """What a session opened is closed with it, or, if that is declared, with the configuration."""
     assert re.sub(r"\d+", "N", complaint(kind, config, **options)) == said
+
+
+def test_what_runs_for_a_session_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A greenlet that is left behind is told."""
+    monkeypatch.setattr(closing, "SETTLE_S", 0.05)
+    try:
+        said = complaint(Running)
+    finally:
+        gevent.killall(LEFT)
+        LEFT.clear()
+    assert said == (
+        "Made breaks the rule 'close() ends what runs for the session': expected no greenlet to run on, saw "
+        "one that does; or declare keeps_connections=True")
 
 
 class Pooling(Made):
