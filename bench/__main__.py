@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,9 @@ from shotover_gevent.testing.server import ServerBinary, ServerError, find_serve
 
 # A quick run shows that everything works; its figures mean nothing.
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_CONNECTIONS = 1, 0.2, 100
+
+# 128 and the number of the signal, as shells tell it.
+EXIT_TERMINATED = 143
 
 SERVER_HINT = "redis-server is not on PATH; on Debian: apt-get install redis-server"
 
@@ -81,6 +85,8 @@ def measure(
         print(f"[{time.monotonic() - started:5.0f} s] {text}", file=sys.stderr, flush=True)
 
     with Stage(binary, makers(candidates, connections, shotover), connections, results, say) as stage:
+        if not stage.peers:
+            raise LoadError("no candidate can run here")
         for scenario in scenarios:
             say(f"{scenario.name}: {scenario.rounds} rounds of {scenario.seconds:g} s")
             scenario.run(stage)
@@ -105,6 +111,8 @@ def prepared(options: argparse.Namespace, binary: ServerBinary, scenarios: Seque
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; returns the exit code: 1 if something that was asked for failed or cannot be done."""
     options = options_of(arguments)
+    # Whatever was started is ended with the blocks that started it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     binary = find_server("redis-server")
     if binary is None:
         print(f"bench: {SERVER_HINT}", file=sys.stderr)

@@ -114,6 +114,7 @@ GOALS: tuple[Goal, ...] = (
       for each in OURS),
     *(compared("p99 at half the maximum", each, "envoy-redis", 1.0, "latency", "p99_ms", at_least=False)
       for each in PROTOCOL),
+    compared("p99 at half the maximum", "tcp", "envoy-tcp", 1.0, "latency", "p99_ms", at_least=False),
     *(absolute("memory of an idle connection", each, 24.0, "KiB", "idle", "bytes_per_connection", KIB)
       for each in OURS),
     *(absolute("CPU until a successor is ready", each, 400.0, "ms", "start", "successor_cpu_ms")

@@ -178,15 +178,19 @@ class Latency(Scenario):
     rounds, seconds = 3, 4.0
 
     def run(self, stage: Stage) -> None:
-        """Find the rate first."""
-        self.rate = min(MAX_RATE, min(self.maximum(stage, peer) for peer in stage.peers) / 2)
+        """Find the rate first; whoever has none fails in the rounds, too, and is told there."""
+        rates = [rate for peer in stage.peers if (rate := self.maximum(stage, peer)) is not None]
+        self.rate = min([MAX_RATE, *(rate / 2 for rate in rates)])
         stage.results.document["settings"]["latency_rate"] = round(self.rate)
         super().run(stage)
 
-    def maximum(self, stage: Stage, peer: Peer) -> float:
-        """The median of this run's unpipelined rounds, or of one round that is made now."""
+    def maximum(self, stage: Stage, peer: Peer) -> float | None:
+        """The median of this run's unpipelined rounds, or what a short one finds now."""
         known = stage.results.median(Unpipelined.name, peer.name, "rate")
-        return Unpipelined().rate(peer) if known is None else known
+        try:
+            return Unpipelined().rate(peer) if known is None else known
+        except LoadError:
+            return None
 
     def measure(self, stage: Stage, peer: Peer) -> Measured:
         """The percentiles of one round, as the client found them."""
@@ -199,7 +203,7 @@ class Connections(Scenario):
     """What a request costs at 10 to 10,000 connections, at one rate, spread evenly over all of them."""
 
     name = "connections"
-    rounds = 2
+    rounds = 3
 
     def takes_part(self, stage: Stage) -> list[Peer]:
         """Those that have a process whose CPU time can be read."""

@@ -83,7 +83,7 @@ README = (
     Column(f"x {BASE}", "unpipelined", "rate", digits=2, is_ratio=True),
     Column("own CPU us/req", "unpipelined", "own_us"),
     Column("kreq/s, 16 in flight", "pipelined", "rate", 1e3, 0),
-    Column(f"x {BASE} ", "pipelined", "rate", digits=2, is_ratio=True),
+    Column(f"x {BASE}", "pipelined", "rate", digits=2, is_ratio=True),
     Column("p99 ms", "latency", "p99_ms", digits=2),
     Column("KiB / idle conn.", "idle", "bytes_per_connection", 1024.0),
 )

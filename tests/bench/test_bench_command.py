@@ -12,9 +12,12 @@ import pytest
 
 from bench import redis_benchmark
 from bench.candidates import CANDIDATES, makers
-from bench.peers import Missing
+from bench.peers import Missing, answers
 from bench.redis_benchmark import PROGRAM
+from bench.results import Results
 from bench.scenarios import SCENARIOS
+from bench.stage import Stage
+from shotover_gevent.sinks.valkey_single import ValkeySinkSingle
 from shotover_gevent.testing.port import free_port
 from shotover_gevent.testing.server import RealServer
 
@@ -100,6 +103,33 @@ def test_a_candidate_that_is_not_installed_says_what_would_help(
         "haproxy is not on PATH; on Debian: apt-get install haproxy",
         "nginx is not on PATH; on Debian: apt-get install nginx libnginx-mod-stream"]
     assert refusal("shotover", 1, str(tmp_path / "absent")) == f"{tmp_path}/absent cannot be executed"
+
+
+@pytest.mark.parametrize("name", [name for name in CANDIDATES if name != "shotover"])
+def test_a_candidate_answers_and_leaves_nothing_behind(
+    name: str, redis_server: RealServer, pytestconfig: pytest.Config
+) -> None:
+    """It passes requests to the database, costs CPU time and memory, and is gone after the block."""
+    results = Results()
+    with Stage(redis_server.binary, makers([name], 10), 10, results, print) as stage:
+        if results.missing:
+            # CI has HAProxy and this checkout; for the others this is a test where they are installed.
+            assert name not in ("haproxy", "tcp", "valkey") or not pytestconfig.getoption("--require-servers")
+            pytest.skip(results.missing[name])
+        (peer,) = stage.peers
+        tree, port, folder = peer.tree, peer.port, peer.folder
+        assert (answers(port), results.candidates[0]["name"]) == (True, name)
+        assert tree is None or (tree.cpu_s() > 0, tree.memory_bytes() > 100_000) == (True, True)
+    assert (answers(port), name == "none" or folder.exists()) == (False, name == "none")
+
+
+def test_shared_connections_are_measured_if_the_checkout_has_them() -> None:
+    """The candidate takes part from the day on which the sink has the field."""
+    (_, make), = makers(["valkey-shared"], 10)
+    if "connection_mode" in ValkeySinkSingle.model_fields:
+        assert make(1).name == "valkey-shared"
+    else:
+        assert "connection_mode: unknown field" in refusal("valkey-shared", 1)
 
 
 def test_a_candidate_that_ends_at_once_says_what_it_logged(tmp_path: Path) -> None:
