@@ -191,8 +191,10 @@ def _reload(options: argparse.Namespace) -> int:
     if options.plan:
         return _plan(options)
     from shotover_gevent.hotreload.command import reload
+    from shotover_gevent.terminal import Progress
 
-    report = reload(options.hotreload_socket, options.command, options.timeout)
+    with Progress(is_on=not options.json) as progress:
+        report = reload(options.hotreload_socket, options.command, options.timeout, progress)
     stream = sys.stdout if report.is_ok or options.json else sys.stderr
     _say(report.as_json() if options.json else report.as_text(), stream)
     return EXIT_OK if report.is_ok else EXIT_RELOAD

@@ -16,10 +16,12 @@ chains. :meth:`Proxy.start` then binds all or nothing.
 from __future__ import annotations
 
 import enum
+import json
 import logging
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence, Set
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -42,7 +44,7 @@ from shotover_gevent.errors import (
     render,
 )
 from shotover_gevent.hotreload.client import Handover
-from shotover_gevent.hotreload.count import ReloadCounts
+from shotover_gevent.hotreload.count import SUCCESSOR, ReloadCounts
 from shotover_gevent.hotreload.moving import Moved
 from shotover_gevent.hotreload.later import move_later
 from shotover_gevent.hotreload.protocol import ListenerResponse
@@ -50,7 +52,9 @@ from shotover_gevent.hotreload.server import HotReloadServer
 from shotover_gevent.net.activation import Activation
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.fdpass import close_all
+from shotover_gevent.observability.history import History
 from shotover_gevent.observability.http import AdminServer, HttpServer, SwitchServer
+from shotover_gevent.observability.status import status
 from shotover_gevent.sources.base import BaseSession
 from shotover_gevent.sources.source import Runtime, Source
 
@@ -128,6 +132,7 @@ class Proxy:
         self._admin: AdminServer | None = None
         self._switches: list[SwitchServer] = []
         self._set_filter = set_filter
+        self._serving_since = 0.0
         #: How this process took over from another, once it has.
         self.last_reload: dict[str, Any] | None = None
 
@@ -188,6 +193,7 @@ class Proxy:
             self._end()
             raise
         self.state = State.SERVING
+        self._serving_since = monotonic()
         for source in self.sources:
             source.start()
         logger.info("Shotover is now accepting inbound connections",
@@ -236,7 +242,8 @@ class Proxy:
             sock = activation.take(OBSERVABILITY) if sock is None else sock
             self._admin = AdminServer(
                 address if sock is None else sock, self.runtime.metrics,
-                ready=self._readiness, live=lambda: (True, "ok"), set_filter=self._set_filter)
+                ready=self._readiness, live=lambda: (True, "ok"), set_filter=self._set_filter,
+                status=lambda: json.dumps(status(self)).encode(), history=History(self.sources))
 
         for endpoint in self.runtime.endpoints:
             sock = handover.take(endpoint.address) if handover is not None else None
@@ -269,8 +276,38 @@ class Proxy:
             self._follow_predecessor()
 
     def _readiness(self) -> tuple[bool, str]:
-        is_ready = self.state is State.SERVING
-        return is_ready, "ok" if is_ready else self.state.value
+        obstacles = self.obstacles()
+        return not obstacles, "\n".join(obstacles)
+
+    # -- what operators are told ----------------------------------------------------------------
+
+    def obstacles(self) -> list[str]:
+        """Why no client should be sent here; empty when the proxy is ready."""
+        if self.state is not State.SERVING:
+            left = sum(len(source.sessions) for source in self.sources)
+            return [f"{self.state.value}, {left} sessions are left"]
+        return [
+            f"source {source.name}: {source.listener.obstacle}" for source in self.sources
+            if source.listener is not None and source.listener.obstacle]
+
+    @property
+    def phase(self) -> str:
+        """Where the proxy is in its life, in one word."""
+        return self.state.value
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since it has begun to serve."""
+        return monotonic() - self._serving_since if self._serving_since else 0.0
+
+    @property
+    def last_outcome(self) -> dict[str, Any] | None:
+        """What the last reload did, whichever part this process had in it."""
+        last = self._reloads.last
+        if last is None or last["role"] != SUCCESSOR or self.last_reload is None:
+            return last
+        more = {name: self.last_reload[name] for name in ("predecessor_pid", "listeners")}
+        return {**last, **more}
 
     # -- the reload, as seen by its server ------------------------------------------------------
 
@@ -342,6 +379,8 @@ class Proxy:
                     move_later, self._hotreload_socket, self.sources, moved, seconds, self._reloads)
         gevent.spawn(self.drain, seconds, waiting)
         self._stop_listening(lent)
+        if self._admin is not None:
+            self._admin.close()  # the successor answers there
         self.replaced.set()
 
     # -- ending ---------------------------------------------------------------------------------
@@ -366,14 +405,14 @@ class Proxy:
         self._end()
 
     def _stop_listening(self, lent: Set[str] = frozenset()) -> None:
-        """Give up every listener, ours and the admin's, so that a successor is alone there."""
+        """Give up every listener of clients; the admin's tells that we drain until :meth:`_end`."""
         if self.state is State.DRAINING:
             return
         self.state = State.DRAINING
         for source in self.sources:
             source.retire(str(source.address) in lent)
-        for server in self._http_servers:
-            server.close()
+        for switch in self._switches:
+            switch.close()
 
     def _end(self) -> None:
         for source in self.sources:

@@ -156,7 +156,7 @@ def _start(
     proxy: Proxy, options: argparse.Namespace, received: Sequence[int], notifier: notify.Notifier
 ) -> None:
     """Start in a greenlet, which the first signal ends wherever it waits; the proxy has ended then."""
-    starting = gevent.Greenlet(_attempt, proxy, options, notifier.is_successor)
+    starting = gevent.Greenlet(_attempt, proxy, options, notifier)
     signals = _Signals(proxy, starting, notifier)
     for number in received:
         signals.handle(number)
@@ -168,11 +168,13 @@ def _start(
         proxy.stop(signals.grace_s)
 
 
-def _attempt(proxy: Proxy, options: argparse.Namespace, is_successor: bool) -> Exception | None:
+def _attempt(
+    proxy: Proxy, options: argparse.Namespace, notifier: notify.Notifier
+) -> Exception | None:
     """What went wrong is returned: raised, it would be printed by the hub as well."""
     try:
-        with contextlib.closing(_activation(proxy, options, is_successor)) as passed:
-            _take_over_or_bind(proxy, options, passed)
+        with contextlib.closing(_activation(proxy, options, notifier.is_successor)) as passed:
+            _take_over_or_bind(proxy, options, passed, notifier)
     except Exception as error:
         return error
     return None
@@ -189,7 +191,9 @@ def _activation(proxy: Proxy, options: argparse.Namespace, is_successor: bool) -
         raise _Failure(EXIT_FAILURE, [text], text) from error
 
 
-def _take_over_or_bind(proxy: Proxy, options: argparse.Namespace, passed: Activation) -> None:
+def _take_over_or_bind(
+    proxy: Proxy, options: argparse.Namespace, passed: Activation, notifier: notify.Notifier
+) -> None:
     """Take over from a predecessor if there is one, bind the rest, accept."""
     handover: Handover | None = None
     context: list[str] = []
@@ -199,8 +203,10 @@ def _take_over_or_bind(proxy: Proxy, options: argparse.Namespace, passed: Activa
             context = ["Hot reload client failed"]
             logger.info("Hot reload CLIENT mode - requesting socket handoff from existing shotover",
                         extra=RUNNER)
+            notifier.progress("has built everything, and takes over the listening sockets")
             handover = take_over(
                 path, proxy.addresses, options.hotreload_gradual_shutdown_seconds)
+            handover.tell = notifier.progress
         proxy.start(handover, options.hotreload_gradual_shutdown_seconds, passed)
     except HotReloadError as error:
         texts = [*context, *causes(error)]

@@ -78,6 +78,8 @@ class Handover:
         #: The predecessor's account of its sessions: ``moved``, ``kept`` by reason, and
         #: ``longest_pause_ms``; empty in a dialect in which none move.
         self.end: dict[str, Any] = {}
+        #: Gets what is going on, in a few words, for a person who waits; it must not wait itself.
+        self.tell: Callable[[str], None] = lambda text: None
 
     @property
     def predecessor_pid(self) -> int:

@@ -19,7 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,10 +94,17 @@ class Report:
         return f"reload failed after {self.duration_s:.2f} s: {self.reason}{untouched}"
 
 
+Tell = Callable[[str], None]
+
+
 def reload(
-    path: str, command: Sequence[str] = (), timeout_s: float = DEFAULT_TIMEOUT_S
+    path: str, command: Sequence[str] = (), timeout_s: float = DEFAULT_TIMEOUT_S,
+    tell: Tell = lambda text: None,
 ) -> Report:
-    """Replace the process that serves ``path`` by a new one; ``command`` replaces its command line."""
+    """Replace the process that serves ``path`` by a new one; ``command`` replaces its command line.
+
+    ``tell`` gets what is going on, in a few words.
+    """
     started = time.monotonic()
     predecessor: int | None = None
     successor: int | None = None
@@ -106,7 +113,8 @@ def reload(
     try:
         deadline = Deadline.after(timeout_s)
         predecessor = predecessor_at(path)
-        successor, account = _run(predecessor, list(command), deadline)
+        tell(f"process {predecessor} serves; starting its successor")
+        successor, account = _run(predecessor, list(command), deadline, tell)
     except HotReloadError as error:
         verdict, reason = "failed", str(error)
     seconds = round(time.monotonic() - started, 3)
@@ -126,7 +134,7 @@ def predecessor_at(path: str) -> int:
 
 
 def _run(
-    predecessor: int, command: list[str], deadline: Deadline
+    predecessor: int, command: list[str], deadline: Deadline, tell: Tell
 ) -> tuple[int, Mapping[str, Any] | None]:
     """Start the successor and wait until it serves: its pid, and its account of the reload."""
     proc = Path("/proc", str(predecessor))
@@ -158,7 +166,8 @@ def _run(
                 for output in outputs:
                     os.close(output)
             try:
-                said = _wait(successor, notifications, errors, deadline)
+                tell(f"process {successor.pid} starts")
+                said = _wait(successor, notifications, errors, deadline, tell)
             except BaseException:
                 _end(successor)
                 raise
@@ -198,7 +207,7 @@ def _outputs(proc: Path) -> tuple[int, int]:
 
 def _wait(
     successor: subprocess.Popen[bytes], notifications: socket.socket, errors: object,
-    deadline: Deadline,
+    deadline: Deadline, tell: Tell,
 ) -> dict[str, str]:
     """What the successor says when it serves; raises ``HotReloadError`` with the reason when it will not."""
     said: dict[str, str] = {}
@@ -208,6 +217,8 @@ def _wait(
             readable, _, _ = select.select([notifications, pidfd], [], [], deadline.left())
             if notifications in readable:
                 said.update(notify.parse(notifications.recv(65536)))
+                if (text := said.pop(notify.PROGRESS, None)) is not None:
+                    tell(f"process {successor.pid} {text}")
                 if said.get("READY") == "1":
                     return said
             elif pidfd in readable:

@@ -44,6 +44,8 @@ class ReloadCounts:
         self._kept = {reason: sessions("kept", reason=reason) for reason in (*REASONS, OTHER)}
         self.longest_pause_s = 0.0
         self.ended_at = 0.0
+        #: What the last reload did, as JSON; ``None`` before the first.
+        self.last: dict[str, Any] | None = None
         metrics.gauge(
             "shotover_gevent_reload_timestamp_seconds",
             "When the last reload ended, as Unix time; 0 before the first", lambda: self.ended_at)
@@ -51,10 +53,10 @@ class ReloadCounts:
             "shotover_gevent_reload_longest_pause_seconds",
             "The longest that a session was held in the last reload", lambda: self.longest_pause_s)
 
-    def given(self, moved: Moved, is_ok: bool) -> None:
-        """A successor has taken over, or has failed to."""
+    def given(self, moved: Moved, is_ok: bool, reason: str = "") -> None:
+        """A successor has taken over, or has failed to, and why."""
         self._reloads[PREDECESSOR, is_ok].value += 1
-        self.ended_at = time.time()
+        self._note(PREDECESSOR, is_ok, reason, moved.as_json())
         self._moved.value += moved.moved
         self._keep(moved.kept)
         self.longest_pause_s = moved.longest_pause_s
@@ -66,7 +68,7 @@ class ReloadCounts:
     def taken(self, end: Mapping[str, Any]) -> None:
         """This process has taken over; ``end`` is what its predecessor says of its sessions."""
         self._reloads[SUCCESSOR, True].value += 1
-        self.ended_at = time.time()
+        self._note(SUCCESSOR, True, "", end)
         self._adopted.value += end.get("moved", 0)
         self._keep(end.get("kept", {}))
         self.longest_pause_s = end.get("longest_pause_ms", 0.0) / 1000
@@ -74,11 +76,19 @@ class ReloadCounts:
     def not_taken(self) -> None:
         """This process has failed to take over."""
         self._reloads[SUCCESSOR, False].value += 1
-        self.ended_at = time.time()
+        self._note(SUCCESSOR, False, "", {})
 
     def adopted_late(self, count: int) -> None:
         """Sessions that had been busy came after the reload."""
         self._adopted.value += count
+
+    def _note(self, role: str, is_ok: bool, reason: str, end: Mapping[str, Any]) -> None:
+        self.ended_at = time.time()
+        self.last = {
+            "role": role, "result": "ok" if is_ok else "failed", "reason": reason,
+            "ended_at": round(self.ended_at, 3), "moved": end.get("moved", 0),
+            "kept": end.get("kept", {}), "longest_pause_ms": end.get("longest_pause_ms", 0.0),
+        }
 
     def _keep(self, kept: Mapping[str, int]) -> None:
         for reason, count in kept.items():

@@ -176,7 +176,7 @@ class Giver:
     def _undo(self, error: BaseException, pid: int, moved: Moved) -> None:
         step, self.step = self.step, Step.IDLE
         self.host.resume_accepting()
-        self._counts.given(moved, is_ok=False)
+        self._counts.given(moved, is_ok=False, reason=": ".join(causes(error)))
         if isinstance(error, (HotReloadError, OSError)):
             logger.warning(
                 "hot reload by process %d has failed: %s; this process goes on serving",

@@ -130,7 +130,7 @@ class Lender:
                 refuse(peer, response.text)
                 return
             before, lease = self._lease, Lease(
-                Process.of(peer.socket), self._lease_s, lambda: self._counts.given(Moved(), is_ok=False))
+                Process.of(peer.socket), self._lease_s, self._not_confirmed)
             self._lease = lease
             if before is not None:
                 before.release()
@@ -158,6 +158,9 @@ class Lender:
         finally:
             lease.release()
         logger.info("process %d has taken over", self.successor_pid)
+
+    def _not_confirmed(self) -> None:
+        self._counts.given(Moved(), is_ok=False, reason="the successor has not confirmed")
 
     def __repr__(self) -> str:
         return f"<Lender {self._lease or 'without a lease'}>"

@@ -18,6 +18,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -38,17 +39,24 @@ COMMAND_VARIABLE = "SHOTOVER_GEVENT_NOTIFY_SOCKET"
 #: A field of our own, as the protocol allows after ``X_``: how a reload went, as JSON.
 RELOAD = "X_SHOTOVER_GEVENT_RELOAD"
 
+#: Another one: what a successor is doing, for a person who waits.
+PROGRESS = "X_SHOTOVER_GEVENT_PROGRESS"
+
 # What the manager sets when it wants to hear from us regularly: sd_watchdog_enabled(3).
 WATCHDOG_VARIABLE = "WATCHDOG_USEC"
 WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
 
 
-def send(path: str, **fields: object) -> None:
-    """Send the fields, upper-cased, to a socket. Raises ``OSError`` when nobody takes them."""
+# A receiver's queue is full only if nobody reads it.
+SEND_S = 5.0
+
+
+def send(path: str, timeout_s: float = SEND_S, /, **fields: object) -> None:
+    """Send the fields, upper-cased, to a socket. Raises ``OSError`` when nobody takes them in time."""
     text = "\n".join(f"{name.upper()}={_one_line(value)}" for name, value in fields.items())
     address = "\0" + path[1:] if path.startswith("@") else path
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(5.0)  # the receiver's queue is full only if nobody reads it
+        sock.settimeout(timeout_s)
         sock.sendto(text.encode(), address)
 
 
@@ -85,6 +93,12 @@ class Notifier:
         self._tell(self._command, **fields)
         if self._interval_s is not None:
             self._watchdog = gevent.spawn(self._ping, self._interval_s)
+
+    def progress(self, text: str) -> None:
+        """Tell the command what this process is doing. It never waits: a text may be lost."""
+        if self._command is not None:
+            with contextlib.suppress(OSError):
+                send(self._command, 0.0, **{PROGRESS: text})
 
     def failed(self, reason: str) -> None:
         """This process will not serve."""

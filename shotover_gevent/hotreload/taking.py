@@ -130,6 +130,7 @@ class Takeover(Handover):
         """Take ownership of everything given."""
         super().__init__(path, predecessor, listeners)
         self._line: Line | None = line
+        self._sessions = hello.get("sessions", 0)
         self.addresses_before = [
             field(each, "address", str) for each in field(hello, "listeners", list)]
 
@@ -153,13 +154,15 @@ class Takeover(Handover):
         with self._or_alone("while its sessions moved"), without_collections():
             if self._line is not None:
                 self._line.send("Accepting", {})
+                adopted = 0
                 while True:
                     name, body, sockets = self._line.expect(
                         "Sessions", "End", timeout_s=BUSY_S + STEP_S, max_sockets=MAX_SOCKETS)
                     if name == "End":
                         self.end = body
                         break
-                    adopt(self._line, host, body, sockets)
+                    adopted += adopt(self._line, host, body, sockets)
+                    self.tell(f"has {adopted} of {self._sessions} sessions")
                 # This process may have been stopped for long: a predecessor that has gone on
                 # without it keeps its place.
                 self._line.check()

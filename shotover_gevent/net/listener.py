@@ -217,6 +217,15 @@ class Listener:
         self._file = None if keeps_file else file_identity(self.address)
         self._server: _Server | None = _Server(sock, self)
 
+    @property
+    def obstacle(self) -> str:
+        """Why no connection is accepted now, though it should be; empty when that is not so."""
+        if self.state is ListenerState.REFUSING:
+            return "connections are refused: the connection limit is reached"
+        if self.state is ListenerState.ACCEPTING and self._timer is not None and self._backoff_s:
+            return "accepting has failed and is tried again"
+        return ""
+
     def start(self) -> None:
         """Accept connections."""
         if self._server is None:

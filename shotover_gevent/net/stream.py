@@ -19,6 +19,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, ClassVar
 
 from gevent import get_hub, getcurrent
@@ -157,7 +158,7 @@ class Stream:
     """
 
     __slots__ = (
-        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "bytes_received",
+        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "blocked_since",
         "_watcher", "_write_watcher", "_receive_into", "_send",
     )
 
@@ -174,6 +175,8 @@ class Stream:
         self.owner = owner
         self.is_stopped = False
         self.is_paused = False
+        #: Since when (monotonic) bytes wait for the peer to take more; 0 when none do.
+        self.blocked_since = 0.0
         self._receive_into = sock.recv_into
         self._send = sock.send
         self._watcher = park.loop.io(sock.fileno(), _READ)
@@ -243,9 +246,13 @@ class Stream:
 
     def _send_rest(self, rest: memoryview) -> None:
         stalled = TimeoutError("the peer reads nothing")
-        while rest:
-            wait_write(self.socket.fileno(), timeout=SEND_STALL_S, timeout_exc=stalled)
-            rest = rest[self.try_send(rest):]
+        self.blocked_since = monotonic()
+        try:
+            while rest:
+                wait_write(self.socket.fileno(), timeout=SEND_STALL_S, timeout_exc=stalled)
+                rest = rest[self.try_send(rest):]
+        finally:
+            self.blocked_since = 0.0
 
     def flush(self) -> None:
         """Wait until the kernel has all that was sent. Raises ``OSError``."""

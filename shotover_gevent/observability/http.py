@@ -29,6 +29,7 @@ from shotover_gevent.errors import UsageError, os_error_text
 from shotover_gevent.metrics import MetricStore
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.listener import bind
+from shotover_gevent.observability.history import History
 from shotover_gevent.observability.metrics import (
     HUB_LAG,
     HUB_LAG_HELP,
@@ -178,11 +179,17 @@ class AdminServer(HttpServer):
         ready: Health,
         live: Health,
         set_filter: Callable[[str], None] | None = None,
+        status: Callable[[], bytes] | None = None,
+        history: History | None = None,
     ) -> None:
-        super().__init__(where, Application(self._exposition, ready, live, set_filter))
+        """``status`` returns JSON; ``history`` gets a sample a second while the server lives."""
+        super().__init__(where, Application(
+            self._exposition, ready, live, set_filter, status, history and history.since))
         self._metrics = metrics
         self._process = ProcessMetrics()
-        self._lag = HubLag(metrics.histogram(HUB_LAG, HUB_LAG_HELP).observe)
+        self._history = history
+        self._lag_metric = metrics.histogram(HUB_LAG, HUB_LAG_HELP)
+        self._lag = HubLag(self._note_lag)
 
     def start(self) -> None:
         """As the base class, and watch the hub."""
@@ -193,6 +200,11 @@ class AdminServer(HttpServer):
         """As the base class, and stop watching."""
         super().close()
         self._lag.close()
+
+    def _note_lag(self, lag_s: float) -> None:
+        self._lag_metric.observe(lag_s)
+        if self._history is not None:
+            self._history.sample(lag_s)
 
     def _exposition(self) -> bytes:
         pieces = []

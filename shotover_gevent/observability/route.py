@@ -1,6 +1,8 @@
 """The pages of the admin server: a WSGI application, without a server.
 
-GET /           what there is
+GET /           for a browser the status page, for others what there is
+GET /status     how things are, as JSON
+GET /history    the last minutes, as JSON; ``?since=N`` leaves out what the caller has
 GET /metrics    all numbers, in the text format of Prometheus
 GET /livez      200 ``ok``, or 503 and why the process should be restarted
 GET /readyz     200 ``ok``, or 503 and why no client should be sent here
@@ -15,9 +17,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import parse_qs
 
+from shotover_gevent.observability.asset import ASSETS, HEADERS, INDEX, read
 from shotover_gevent.observability.metrics import CONTENT_TYPE
 
 logger = logging.getLogger(__name__)
@@ -30,14 +35,15 @@ MAX_BODY_BYTES = 64 * 1024
 
 _HTML = "text/html; charset=utf-8"
 _TEXT = "text/plain; charset=utf-8"
-_INDEX = (
-    "try /filter or /metrics\n"
-    '<ul><li>GET <a href="/metrics">/metrics</a></li><li>GET <a href="/livez">/livez</a></li>'
-    '<li>GET <a href="/readyz">/readyz</a></li><li>PUT /filter</li></ul>\n'
-)
+_JSON = "application/json"
+_INDEX = "try /filter or /metrics\n<ul>{}<li>PUT /filter</li></ul>\n"
+
+# The numbers are those of the moment.
+_FRESH = (("Cache-Control", "no-store"),)
 
 Health = Callable[[], tuple[bool, str]]
 Environ = dict[str, Any]
+Page = Callable[[Environ], "Response"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class Application:
     """The pages, over what they show. ``metrics`` returns the text of ``/metrics``.
 
     Without ``set_filter`` (an embedding program has its own logging), ``/filter`` answers 501.
+    Without ``status`` and ``history``, which return JSON, there is no status page.
     """
 
     def __init__(
@@ -66,15 +73,26 @@ class Application:
         ready: Health,
         live: Health,
         set_filter: Callable[[str], None] | None = None,
+        status: Callable[[], bytes] | None = None,
+        history: Callable[[int], bytes] | None = None,
     ) -> None:
         self._metrics = metrics
         self._set_filter = set_filter
-        self._pages: dict[str, Callable[[], Response]] = {
-            "/": lambda: _text(HTTPStatus.OK, _INDEX, _HTML),
-            "/metrics": lambda: Response(HTTPStatus.OK, self._metrics(), CONTENT_TYPE),
-            "/livez": lambda: _health(*live()),
-            "/readyz": lambda: _health(*ready()),
+        self._pages: dict[str, Page] = {
+            "/metrics": lambda _: Response(HTTPStatus.OK, self._metrics(), CONTENT_TYPE),
+            "/livez": lambda _: _health(*live()),
+            "/readyz": lambda _: _health(*ready()),
         }
+        if status is not None and history is not None:
+            self._pages["/status"] = lambda _: _json(status())
+            self._pages["/history"] = lambda environ: _json(history(_since(environ)))
+        links = "".join(f'<li>GET <a href="{path}">{path}</a></li>' for path in self._pages)
+        index = _text(HTTPStatus.OK, _INDEX.format(links), _HTML)
+        self._pages["/"] = lambda _: index
+        if status is not None and history is not None:
+            # Programs ask for anything, browsers for HTML: who uses curl wants to read the answer.
+            self._pages["/"] = lambda environ: _asset(INDEX) if _is_browser(environ) else index
+            self._pages |= {path: partial(_asset, asset) for path, asset in ASSETS.items()}
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request; an error of a page is logged and answered with 500."""
@@ -101,7 +119,7 @@ class Application:
         page = self._pages.get(path)
         if page is None:
             return _text(HTTPStatus.NOT_FOUND, "not found; try /filter or /metrics\n")
-        return page() if method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
+        return page(environ) if method in ("GET", "HEAD") else _not_allowed("GET, HEAD")
 
     def _put_filter(self, environ: Environ) -> Response:
         if self._set_filter is None:
@@ -120,6 +138,24 @@ class Application:
             return _text(HTTPStatus.INTERNAL_SERVER_ERROR, f"HTTP 500 error: {error}")
         logger.info("filter set to: %s", text, extra={"target": TARGET})
         return _text(HTTPStatus.OK, "Filter set", _HTML)
+
+
+def _json(body: bytes) -> Response:
+    return Response(HTTPStatus.OK, body, _JSON, _FRESH)
+
+
+def _asset(asset: tuple[str, str], _environ: Environ | None = None) -> Response:
+    return Response(HTTPStatus.OK, read(asset[0]), asset[1], HEADERS)
+
+
+def _is_browser(environ: Environ) -> bool:
+    return "text/html" in environ.get("HTTP_ACCEPT", "")
+
+
+def _since(environ: Environ) -> int:
+    """The number after ``since=``; 0 without one."""
+    text = parse_qs(environ.get("QUERY_STRING", "")).get("since", [""])[-1]
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def _health(is_well: bool, reason: str) -> Response:

@@ -78,12 +78,13 @@ class BaseSession:
     """What sessions of all protocols share: opening, being stopped, closing."""
 
     __slots__ = (
-        "source", "id", "peer", "park", "idle_since", "requests", "_socket", "_client", "_chain",
+        "source", "id", "peer", "park", "opened_at", "idle_since", "requests", "_socket", "_client", "_chain",
         "_context", "_stop_reason", "_stop_at", "_hold",
     )
 
     fates: ClassVar[Mapping[str, Fate]] = {
-        "source": REBUILT, "id": REBUILT, "peer": EXPORTED, "park": REBUILT, "idle_since": REBUILT,
+        "source": REBUILT, "id": REBUILT, "peer": EXPORTED, "park": REBUILT, "opened_at": EXPORTED,
+        "idle_since": REBUILT,
         "requests": EXPORTED, "_socket": EXPORTED, "_client": REBUILT, "_chain": EXPORTED,
         "_context": REBUILT, "_stop_reason": PINS, "_stop_at": REBUILT, "_hold": REBUILT,
     }
@@ -94,7 +95,7 @@ class BaseSession:
         self.id = session_id
         self.peer = peer
         self.park: Park | None = None
-        self.idle_since = monotonic()
+        self.opened_at = self.idle_since = monotonic()
         self.requests = 0
         self._socket = sock
         self._client: Stream | None = None
@@ -113,6 +114,19 @@ class BaseSession:
     def is_idle(self) -> bool:
         """Whether the session is parked between requests."""
         return self.park is not None and self.park.is_idle
+
+    @property
+    def client(self) -> socket.socket:
+        """The socket of the client, for asking the kernel about it; it stays the session's own."""
+        return self._socket
+
+    @property
+    def blocked(self) -> tuple[str, float] | None:
+        """Who does not take the bytes that wait for it, and since when (monotonic); ``None``: nobody."""
+        for stream in self.park.streams if self.park is not None else ():
+            if stream.blocked_since:
+                return "client" if stream is self._client else "upstream", stream.blocked_since
+        return None
 
     def stop(self, reason: EndReason) -> None:
         """Ask the session to end at the next boundary between requests."""
@@ -196,6 +210,7 @@ class BaseSession:
         state["chain"] = self._chain.export(luggage)
         state["peer"] = self.peer
         state["requests"] = self.requests
+        state["age_s"] = monotonic() - self.opened_at
         return state, luggage
 
     def _export(self, luggage: Luggage) -> dict[str, Any]:
@@ -214,6 +229,7 @@ class BaseSession:
         :meth:`drop` may follow.
         """
         self.requests = state["requests"]
+        self.opened_at = monotonic() - state.get("age_s", 0.0)
         try:
             self._open(greenlet(self.run, get_hub()))
             assert self._chain is not None

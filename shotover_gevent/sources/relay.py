@@ -111,7 +111,7 @@ class Direction:
     def _keep(self, rest: bytes) -> None:
         """Keep what the target does not take, and read nothing more until it does."""
         self.backlog = memoryview(rest)
-        self.stalled_since = monotonic()
+        self.stalled_since = self.target.blocked_since = monotonic()
         self.source.pause()
         self.target.call_when_writable(self.flush)
 
@@ -126,6 +126,7 @@ class Direction:
         self.stalled_since = monotonic()
         self.backlog = self.backlog[sent:] or None
         if self.backlog is None:
+            self.target.blocked_since = 0.0
             self.target.stop_writable()
             self.source.resume()
             self.source.park.wake()

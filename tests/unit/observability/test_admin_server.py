@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -96,6 +97,70 @@ def test_the_root_says_what_there_is(make: Make) -> None:
     status, headers, body = request(server, "GET", "/")
     assert (status, headers["Content-Type"], body.decode().splitlines()[0]) == (
         "HTTP/1.1 200 OK", HTML, "try /filter or /metrics")
+
+
+class NoHistory:
+    """Tells what it was asked for."""
+
+    def since(self, number: int) -> bytes:
+        """A number, as JSON."""
+        return b"%d" % number
+
+    def sample(self, lag_s: float) -> None:
+        """Nothing."""
+
+
+STATUS_PAGE = {"status": lambda: b'{"pid":1}', "history": NoHistory()}
+
+
+def test_a_browser_gets_the_status_page_and_others_a_list(make: Make) -> None:
+    """By what they accept; the page may load and ask nothing but its own host."""
+    server = make(**STATUS_PAGE)
+    server.start()
+    browser = request(server, "GET", "/", headers="Accept: text/html,application/xml;q=0.9\r\n")
+    other = request(server, "GET", "/", headers="Accept: */*\r\n")
+    assert (browser[1]["Content-Type"], browser[2].startswith(b"<!doctype html>")) == (HTML, True)
+    assert browser[1]["Content-Security-Policy"] == (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    assert re.findall(r'href="(.*?)"', other[2].decode()) == [
+        "/metrics", "/livez", "/readyz", "/status", "/history"]
+
+
+def test_the_files_of_the_page_are_served_with_their_types(make: Make) -> None:
+    """Every file that the page names, and no other."""
+    server = make(**STATUS_PAGE)
+    server.start()
+    text = request(server, "GET", "/", headers="Accept: text/html\r\n")[2].decode()
+    named = set(re.findall(r'(?:src|href)="(/[\w.]+\.\w+)"', text))
+    found = {path: request(server, "GET", path)[:2] for path in named}
+    assert {path: (status, headers["Content-Type"]) for path, (status, headers) in found.items()} == {
+        "/page.css": ("HTTP/1.1 200 OK", "text/css; charset=utf-8"),
+        "/page.js": ("HTTP/1.1 200 OK", "text/javascript; charset=utf-8"),
+        "/chart.js": ("HTTP/1.1 200 OK", "text/javascript; charset=utf-8"),
+        "/icon.svg": ("HTTP/1.1 200 OK", "image/svg+xml"),
+    }
+
+
+def test_status_and_history_are_json_that_nobody_keeps(make: Make) -> None:
+    """History is told from a number on; what is no number is the beginning."""
+    server = make(**STATUS_PAGE)
+    server.start()
+    kind, fresh = "application/json", {"Cache-Control": "no-store"}
+    assert request(server, "GET", "/status") == answer("200 OK", b'{"pid":1}', kind, **fresh)
+    numbers = [
+        request(server, "GET", f"/history{query}")[2]
+        for query in ("", "?since=7", "?since=x", "?since=-1", "?since=%s" % ("9" * 30))]
+    assert numbers == [b"0", b"7", b"0", b"0", b"0"]
+
+
+def test_without_a_proxy_behind_it_there_is_no_status_page(make: Make) -> None:
+    """A browser gets the list, too."""
+    server = make()
+    server.start()
+    page = request(server, "GET", "/", headers="Accept: text/html\r\n")
+    assert (page[2].startswith(b"try "), request(server, "GET", "/status")[0]) == (
+        True, "HTTP/1.1 404 Not Found")
 
 
 def test_metrics_of_the_store_then_of_the_process(make: Make) -> None:
