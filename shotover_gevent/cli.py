@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from shotover_gevent import completion, describe
+from shotover_gevent import completion, ctl, describe
 from shotover_gevent._version import __version__
 from shotover_gevent.exits import EXIT_CONFIG, EXIT_OK, EXIT_RELOAD
 
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_reload(commands)
     _add_demo(commands)
+    ctl.add_commands(commands, _add_command, _say)
     describe.add_commands(commands, _add_command, _say)
     completion.add_commands(commands, _add_command, _say, _parser)
     return parser

@@ -27,6 +27,7 @@ from pathlib import Path
 from types import FrameType
 
 from shotover_gevent.demo_check import run_check
+from shotover_gevent.terminal import Progress
 from shotover_gevent.testing.family import Family
 from shotover_gevent.testing.port import free_port, is_free
 from shotover_gevent.testing.server import RealServer, ServerBinary, ServerError, find_server
@@ -98,12 +99,14 @@ class Stage:
         return str(self.folder / "reload.sock")
 
     def __enter__(self) -> Stage:
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, Progress() as progress:
             self.folder = _make_folder()
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+            progress(f"starting {self.server.binary}")
             stack.enter_context(self.server)
             stack.callback(self._stop_proxies)
             self._write_files()
+            progress("starting the proxy")
             self._start_proxy()
             self._cleanup = stack.pop_all()
         return self
@@ -208,7 +211,10 @@ Try, in another terminal:
     redis-cli -p {stage.port} set greeting hello
     redis-cli -p {stage.port} get greeting
     curl -s http://127.0.0.1:{stage.admin_port}/metrics | grep shotover_query
+    shotover-gevent ctl top --hotreload-socket {stage.control_socket}
     {_reload_command()} --hotreload-socket {stage.control_socket}
+
+In a browser: http://127.0.0.1:{stage.admin_port}/
 
 The configuration is in {stage.folder}: change it and reload. The log is beside it, in proxy.log.
 Ctrl-C stops everything and removes the folder."""

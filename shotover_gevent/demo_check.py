@@ -26,6 +26,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shotover_gevent.terminal import Progress
+
 if TYPE_CHECKING:
     from shotover_gevent.demo import Stage
 
@@ -249,9 +251,13 @@ def run_check(stage: Stage, stop: threading.Event) -> int:
     for thread in threads:
         thread.start()
     try:
-        stop.wait(BEFORE_S)
-        reload = _reload(stage)
-        stop.wait(AFTER_S)
+        with Progress() as progress:
+            progress(f"{len(clients)} clients compare every reply")
+            stop.wait(BEFORE_S)
+            progress("reloading, and waiting for the predecessor to end")
+            reload = _reload(stage)
+            progress("comparing with the server")
+            stop.wait(AFTER_S)
     finally:
         done.set()
         for thread in threads:

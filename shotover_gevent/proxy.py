@@ -34,6 +34,7 @@ from shotover_gevent.config.load import load_config, parse_config
 from shotover_gevent.config.model import GeneralConfig
 from shotover_gevent.config.registry import Registry
 from shotover_gevent.config.topology import Topology, load_topology, parse_topology
+from shotover_gevent.control import Control
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import (
     HotReloadError,
@@ -54,6 +55,7 @@ from shotover_gevent.net.address import Address
 from shotover_gevent.net.fdpass import close_all
 from shotover_gevent.observability.history import History
 from shotover_gevent.observability.http import AdminServer, HttpServer, SwitchServer
+from shotover_gevent.observability.log_filter import LogFilter
 from shotover_gevent.observability.status import status
 from shotover_gevent.sources.base import BaseSession
 from shotover_gevent.sources.source import Runtime, Source
@@ -112,8 +114,12 @@ class Proxy:
         transforms: Sequence[type[TransformConfig]] = (),
         hotreload_socket: str | os.PathLike[str] | None = None,
         set_filter: Callable[[str], None] | None = None,
+        get_filter: Callable[[], str] | None = None,
     ) -> None:
-        """Build everything, bind nothing."""
+        """Build everything, bind nothing.
+
+        ``set_filter`` replaces the log filter, by text; with ``get_filter`` it can be for a while.
+        """
         self.config = _config(config)
         self.topology = _topology(topology, Registry(transforms=transforms))
         self.runtime = Runtime()
@@ -132,6 +138,11 @@ class Proxy:
         self._admin: AdminServer | None = None
         self._switches: list[SwitchServer] = []
         self._set_filter = set_filter
+        #: The log filter, if it is ours.
+        self.log_filter: LogFilter | None = None
+        if set_filter is not None and get_filter is not None:
+            self.log_filter = LogFilter(get_filter, set_filter)
+            self._set_filter = self.log_filter.set
         self._serving_since = 0.0
         #: How this process took over from another, once it has.
         self.last_reload: dict[str, Any] | None = None
@@ -256,7 +267,8 @@ class Proxy:
 
     def _start_hotreload_server(self) -> None:
         if self._hotreload_socket is not None:
-            server = HotReloadServer(self._hotreload_socket, self, counts=self._reloads)
+            server = HotReloadServer(
+                self._hotreload_socket, self, counts=self._reloads, control=Control(self))
             server.start()
             self._hotreload_server = server
 
@@ -421,6 +433,8 @@ class Proxy:
             server.close()
         if self._hotreload_server is not None:
             self._hotreload_server.close()
+        if self.log_filter is not None:
+            self.log_filter.close()
         self.state = State.STOPPED
         self.ended.set()
 

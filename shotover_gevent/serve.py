@@ -127,6 +127,7 @@ def _build(options: argparse.Namespace, handle: logs.LogHandle) -> Proxy:
         proxy = Proxy(
             options.topology_file, options.config_file,
             hotreload_socket=options.hotreload_socket, set_filter=handle.set_filter,
+            get_filter=lambda: handle.filter,
         )
     except ConfigError as error:
         # One file may hide what is wrong with the other.

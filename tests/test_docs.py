@@ -30,6 +30,7 @@ from shotover_gevent.config.yaml import MAX_FILE_BYTES
 from shotover_gevent.hotreload.command import Report
 from shotover_gevent.hotreload.lending import MAX_LENT
 from shotover_gevent.net import stream, tls_context
+from shotover_gevent.observability.status import status
 from shotover_gevent.sources import base, session
 from shotover_gevent.testing import Family, RealServer
 from tests.certificates import Authority
@@ -56,7 +57,7 @@ NOT_RUN = {
 # Inline texts of three words and more that are not messages of the program.
 NOT_MESSAGES = {
     "responses = next(requests)", "scripts/test tests/unit -k batch", "_ : . -",
-    "shotover-gevent check --format json", "shotover_query_count{name, query, type}",
+    "shotover-gevent check --format json", "shotover-gevent ctl log-level", "shotover_query_count{name, query, type}",
     '- rewrite.ValkeyGetRewrite: {name: "r", result: "x"}', "config._hits.value += 1",
     '- Shout: {name: "s"}', "PYTHONPATH=. shotover-gevent check -t topology.yaml -c config.yaml",
     'SET key "a value"', "[a [b] :1]", "pip install shotover-gevent", "pip install shotover-gevent[demo]",
@@ -272,7 +273,7 @@ def test_what_is_not_run_is_in_the_documentation() -> None:
 PRINTED = {
     "shotover-gevent check": "no problems\n",
     "redis-cli": "OK\n",
-    "curl -s": 'shotover_query_count{name="edge",query="SET",type="valkey"} 1\n',
+    "curl -s http://127.0.0.1:9001/metrics": 'shotover_query_count{name="edge",query="SET",type="valkey"} 1\n',
     "curl -X PUT": "Filter set",
 }
 
@@ -425,6 +426,12 @@ def test_the_report_of_a_reload_is_told_in_full() -> None:
     """``docs/hot_reload.rst`` has every key of ``reload --json``, in their order."""
     keys = [field.name for field in fields(Report)]
     assert [row[0] for row in rows("docs/hot_reload.rst", "Use")] == keys
+
+
+def test_the_status_is_told_in_full() -> None:
+    """``docs/status_page.rst`` has every key of ``/status``, in their order."""
+    keys = list(status(Proxy({"sources": []})))
+    assert [row[0] for row in rows("docs/status_page.rst", "As JSON")] == keys
 
 
 def test_limits_are_those_of_the_program() -> None:

@@ -23,6 +23,23 @@ Anybody of the same user, at any time, also while a reload runs::
                   "listeners":[{"name":"v","address":"...","type":"Valkey","identity":"..."}],
                   "sessions":{"127.0.0.1:6379":812}}}        and it closes the connection
 
+Operators of the same user, at any time, also while a reload runs or the process drains::
+
+    C  {"Control":{"command":"sessions","arguments":{"source":"v"}}}
+    P  {"Answer":{"part":{...},"last":false}}                  as often as needed
+    P  {"Answer":{"last":true}}                             or {"Error":"text"}, which may end it anywhere
+
+The commands, with their arguments and the parts of their answers:
+
+============= ============================ =======================================================
+``status``                                 the document of ``observability.status``; its lists go on
+                                           in later parts
+``sessions``  source, or null              ``sessions``, a list; ``observability.sessions`` has them
+``close``     source or null, id, now      ``source``, ``id``, ``state``, and whether it is ``closed``
+``drain``     seconds                      ``pid``, ``sessions``, ``seconds``
+``log-level`` filter and seconds, or null  ``filter``, ``expires_s`` and ``returns_to``, or null
+============= ============================ =======================================================
+
 ``identity`` is the :func:`fingerprint` of the chain: equal where sessions can move.
 
 Later, each on a connection of its own, sessions that were busy until then::
@@ -192,7 +209,7 @@ def decode(data: bytes) -> tuple[str, Any]:
 def is_ours(data: bytes) -> bool:
     """Whether a first packet begins a conversation of this dialect."""
     try:
-        return decode(data)[0] in ("Hello", "Offer", "Status")
+        return decode(data)[0] in ("Hello", "Offer", "Status", "Control")
     except HotReloadError:
         return False
 
@@ -200,6 +217,11 @@ def is_ours(data: bytes) -> bool:
 def is_status(data: bytes) -> bool:
     """Whether a first packet, of this dialect, only asks how things are."""
     return decode(data)[0] == "Status"
+
+
+def is_control(data: bytes) -> bool:
+    """Whether a first packet, of this dialect, is a command of an operator."""
+    return decode(data)[0] == "Control"
 
 
 def fingerprint(identity: str) -> str:

@@ -28,8 +28,9 @@ from gevent import socket as gsocket
 
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import HotReloadError, ShotoverError, UsageError, causes, os_error_text
+from shotover_gevent.hotreload.control import Handler, answer
 from shotover_gevent.hotreload.count import ReloadCounts
-from shotover_gevent.hotreload.dialect import Line, decode, is_ours, is_status
+from shotover_gevent.hotreload.dialect import Line, decode, is_control, is_ours, is_status
 from shotover_gevent.hotreload.giving import Giver, GivingHost
 from shotover_gevent.hotreload.lending import Lender, refuse
 from shotover_gevent.hotreload.peer import Peer, PeerState
@@ -70,6 +71,7 @@ class HotReloadServer:
         host: GivingHost,
         *,
         counts: ReloadCounts | None = None,
+        control: Handler | None = None,
         lease_s: float = LEASE_S,
         peer_timeout_s: float = PEER_TIMEOUT_S,
     ) -> None:
@@ -78,6 +80,7 @@ class HotReloadServer:
         self.state = State.NEW
         self._peer_timeout_s = peer_timeout_s
         counts = ReloadCounts(MetricStore()) if counts is None else counts
+        self._handler = control
         self._lender = Lender(host, lease_s, counts)
         self._giver = Giver(host, counts)
         self._control: ControlSocket | None = None
@@ -193,6 +196,9 @@ class HotReloadServer:
                 refuse(peer, f"another reload is in progress: pid {self._giver.successor_pid}")
             else:
                 self._lender.converse(peer, data)
+        elif is_control(data):
+            peer.state = PeerState.ANSWERED
+            answer(Line(peer.socket), decode(data)[1], self._handler)
         elif self._lender.holder is not None and not is_status(data):
             refuse(peer, f"another reload is in progress: pid {self._lender.holder}")
         else:

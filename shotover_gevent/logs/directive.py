@@ -76,6 +76,14 @@ def _parse(piece: str) -> Directive:
     return Directive(target_of(target), number)
 
 
+def text_of(directives: Iterable[Directive]) -> str:
+    """The inverse of :func:`parse_directives`."""
+    names = {level: name for name, level in reversed(_LEVELS.items()) if not name.isdigit()}
+    return ",".join(
+        f"{each.target}={names[each.level]}" if each.target else names[each.level] for each in directives
+    ) or "error"
+
+
 def target_of(logger_name: str) -> str:
     """A logger's name in Shotover's spelling; a target is returned as it is."""
     target = logger_name.replace(".", "::")

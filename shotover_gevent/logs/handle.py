@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
-from shotover_gevent.logs.directive import PACKAGE, Directive, Filter, parse_directives
+from shotover_gevent.logs.directive import PACKAGE, Directive, Filter, parse_directives, text_of
 from shotover_gevent.logs.line import Line, line_of, render_human, render_json
 from shotover_gevent.logs.writer import LineWriter
 
@@ -56,14 +56,20 @@ class LogHandle:
         """Lines that were not printed, because the stream is slow, stuck or gone."""
         return self._writer.lost
 
+    @property
+    def filter(self) -> str:
+        """All directives, as :meth:`set_filter` reads them."""
+        return text_of(self._directives)
+
     def set_filter(self, text: str) -> None:
         """Replace all directives, those of ``RUST_LOG`` too; ``ValueError`` changes nothing."""
         self.set_directives(parse_directives(text))
 
     def set_directives(self, directives: Iterable[Directive]) -> None:
         """Replace all directives by these."""
+        self._directives = list(directives)
         self._restore_levels()
-        self._handler.lines = Filter(directives)
+        self._handler.lines = Filter(self._directives)
         for name, level in self._handler.lines.logger_levels().items():
             logger = logging.getLogger(name)
             self._former_levels.setdefault(logger, logger.level)

@@ -20,6 +20,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, ClassVar
 
 from gevent.socket import wait_write
@@ -288,8 +289,12 @@ class TlsStream(Stream):
     def flush(self) -> None:
         """Wait until the kernel has all that was sent. Raises ``OSError``, and ``TimeoutError``."""
         stalled = TimeoutError("the peer reads nothing")
-        while not self._flush():
-            wait_write(self.socket.fileno(), timeout=SEND_STALL_S, timeout_exc=stalled)
+        try:
+            while not self._flush():
+                self.blocked_since = self.blocked_since or monotonic()
+                wait_write(self.socket.fileno(), timeout=SEND_STALL_S, timeout_exc=stalled)
+        finally:
+            self.blocked_since = 0.0
 
     def _encrypt(self, data: memoryview) -> int:
         try:

@@ -58,6 +58,7 @@ class EndReason(enum.Enum):
     IDLE = "idle timeout"
     DRAIN = "drain"
     MOVED = "moved"
+    OPERATOR = "closed by an operator"
     SHUTDOWN = "shutdown"
     ABORTED = "aborted"
 
@@ -78,14 +79,13 @@ class BaseSession:
     """What sessions of all protocols share: opening, being stopped, closing."""
 
     __slots__ = (
-        "source", "id", "peer", "park", "opened_at", "idle_since", "requests", "_socket", "_client", "_chain",
-        "_context", "_stop_reason", "_stop_at", "_hold",
+        "source", "id", "peer", "park", "opened_at", "idle_since", "requests", "_socket", "_client",
+        "_chain", "_context", "_stop_reason", "_stop_at", "_hold",
     )
 
     fates: ClassVar[Mapping[str, Fate]] = {
         "source": REBUILT, "id": REBUILT, "peer": EXPORTED, "park": REBUILT, "opened_at": EXPORTED,
-        "idle_since": REBUILT,
-        "requests": EXPORTED, "_socket": EXPORTED, "_client": REBUILT, "_chain": EXPORTED,
+        "idle_since": REBUILT, "requests": EXPORTED, "_socket": EXPORTED, "_client": REBUILT, "_chain": EXPORTED,
         "_context": REBUILT, "_stop_reason": PINS, "_stop_at": REBUILT, "_hold": REBUILT,
     }
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 import urllib.request
 
 import pytest
@@ -108,13 +109,33 @@ def test_the_metrics_tell_of_the_reload(stage):
         client.ask(PING, PONG)
         after = eventually(stage.metrics)
     pause = after.pop("shotover_gevent_reload_longest_pause_seconds")
+    ended_at = after.pop("shotover_gevent_reload_timestamp_seconds")
+    upstream = f'chain="valkey",transform="ValkeySinkSingle",upstream="127.0.0.1:{stage.server.port}"'
     changed = {name: value for name, value in after.items() if value != before[name]}
     assert changed == {
         'shotover_gevent_sessions{source="valkey"}': 1.0,
+        'shotover_gevent_bytes_received_count{source="valkey"}': len(PING),
+        'shotover_gevent_bytes_sent_count{source="valkey"}': len(PONG),
+        f"shotover_gevent_upstream_connections{{{upstream}}}": 1.0,
         'shotover_gevent_reloads_count{role="successor",result="ok"}': 1.0,
         'shotover_gevent_reload_sessions_count{result="adopted"}': 1.0,
     }
-    assert 0 < pause < 5
+    assert (0 < pause < 5, abs(ended_at - time.time()) < 60) == (True, True)
+
+
+def test_what_is_going_on_is_told_to_people(stage):
+    """In a line for each step, on standard error; a successor tells its own steps."""
+    with stage.client() as client:
+        result = stage.proxy.reload()
+        client.ask(PING, PONG)
+    successor = stage.serving_pid()
+    assert (result.returncode, result.stdout.startswith("reload ok in ")) == (0, True)
+    assert result.stderr.splitlines() == [
+        f"process {stage.proxy.pid} serves; starting its successor",
+        f"process {successor} starts",
+        f"process {successor} has built everything, and takes over the listening sockets",
+        f"process {successor} has 1 of 1 sessions",
+    ]
 
 
 # -- the plan -----------------------------------------------------------------------------------

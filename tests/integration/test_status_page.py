@@ -90,7 +90,7 @@ def test_status_tells_what_runs_and_what_it_did(proxy: ProxyProcess, port: int, 
     assert [each["state"] for each in before["upstreams"]] == ["ok", "unused"]
     reload = after["last_reload"]
     assert (reload["result"], reload["moved"], reload["predecessor_pid"], reload["listeners"]["kept"]) == (
-        "ok", 1, proxy.pid, 3)
+        "ok", 1, proxy.pid, 2)
     assert [each["connections"] for each in after["upstreams"]] == [1, 0]
 
 
