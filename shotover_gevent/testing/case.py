@@ -78,7 +78,8 @@ class Case:
 
     def close_sessions(self) -> None:
         """Leave nothing open, whatever became of the sessions."""
-        for thing in (*self.sessions, *self.configs):
+        things: list[TransformSession | TransformConfig] = [*self.sessions, *self.configs]
+        for thing in things:
             with suppress(Exception):  # a rule says how closing must work; here it is over
                 thing.close()
         self.sessions.clear()

@@ -237,5 +237,6 @@ def _at_once(peer: Client) -> bytes:
 
 def _difference(expected: bytes, received: bytes) -> str:
     """Both, line of the protocol by line: ``-`` what was expected, ``+`` what came."""
-    lines = ([repr(each)[1:] for each in data.splitlines(keepends=True)] for data in (expected, received))
-    return "\n".join(each.rstrip("\n") for each in difflib.ndiff(*lines))
+    one, other = (
+        [repr(each)[1:] for each in data.splitlines(keepends=True)] for data in (expected, received))
+    return "\n".join(each.rstrip("\n") for each in difflib.ndiff(one, other))
