@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from shotover_gevent.config.check import check_files
 from shotover_gevent.config.registry import Registry
-from shotover_gevent.testing import check_transform, contract
+from shotover_gevent.errors import ConfigError
+from shotover_gevent.testing import check_transform, contract, run_transcript
+from tests.harness import CONFIG
 from tests.test_docs import AUTHORS, Block, blocks, rows
 
 LISTINGS = [block for block in blocks("python") if block.page in AUTHORS]
@@ -86,7 +89,36 @@ def test_what_can_be_declared_is_on_the_page() -> None:
     assert [row[0] for row in rows("docs/testing.rst", "The contract", 1)] == declared
 
 
+def sample(page: str) -> str:
+    """The sample of output of a page that has one."""
+    [block] = [block for block in blocks("") if block.page == page]
+    return block.text
+
+
 def test_what_a_broken_line_shows_is_what_the_kit_says() -> None:
     """The sample of a failed transcript is a real one."""
-    samples = [block.text for block in blocks("") if block.page == "docs/testing.rst"]
-    assert len(samples) == 1 and samples[0].startswith("line 5 of the transcript\n")
+    with pytest.raises(AssertionError) as caught:
+        run_transcript([], """
+            >  GET k
+            >> GET k
+            << [a b]
+            <  [a "c"]
+        """)
+    assert str(caught.value) == sample("docs/testing.rst")
+
+
+def test_a_mistake_in_an_entry_is_told_as_the_page_says(folder: Path) -> None:
+    """With its line, by the rule of the transform itself."""
+    (folder / "config.yaml").write_text(CONFIG)
+    (folder / "topology.yaml").write_text("""\
+sources:
+  - Valkey:
+      name: "edge"
+      listen_addr: "127.0.0.1:0"
+      chain:
+        - key_prefix.KeyPrefix: {name: "prefix", prefix: "app"}
+        - NullSink: {name: "sink"}
+""")
+    problems = check_files(folder / "config.yaml", folder / "topology.yaml").problems
+    report = ConfigError(problems).report().replace(f"{folder}/", "")
+    assert report == sample("docs/write_a_transform.rst")

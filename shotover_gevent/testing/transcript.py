@@ -239,4 +239,4 @@ def _difference(expected: bytes, received: bytes) -> str:
     """Both, line of the protocol by line: ``-`` what was expected, ``+`` what came."""
     one, other = (
         [repr(each)[1:] for each in data.splitlines(keepends=True)] for data in (expected, received))
-    return "\n".join(each.rstrip("\n") for each in difflib.ndiff(one, other))
+    return "\n".join(each for each in difflib.ndiff(one, other) if not each.startswith("?"))

@@ -157,9 +157,7 @@ line 5 of the transcript
       'a\\r\\n'
       '$1\\r\\n'
     - 'c\\r\\n'
-    ?  ^
-    + 'b\\r\\n'
-    ?  ^"""),
+    + 'b\\r\\n'"""),
     "after the end": (
         """
         >  GET k
