@@ -95,6 +95,11 @@ class SubChainConfig:
         self.size = min(size, LONGEST_QUEUE)
         self.dropped = dropped or Counter()
         self.is_shared = is_shared
+        #: Batches of all sessions that are queued or under way.
+        self.batches = 0
+        context.metrics.gauge(
+            "shotover_gevent_subchain_batches", "Batches queued or under way in sub-chains",
+            lambda: self.batches, chain=name)
         self._logged_at = -math.inf
         self._unlogged = 0
 
@@ -232,16 +237,26 @@ class SubChain(Movable):
     def submit(
         self, requests: Batch, timeout_s: float | None = None, is_awaited: bool = True
     ) -> Ticket:
-        """Queue a batch, when there is room, within the time. Raises :class:`NotSent`."""
-        if not (self._is_closing or self._ended.is_set()) and not self._space.acquire(timeout=timeout_s):
-            raise NotSent(FULL)
-        if self._is_closing or self._ended.is_set():
-            raise NotSent(CLOSED)
-        return self._enqueue(requests, is_awaited)
+        """Queue a batch, when there is room, within the time. Raises :class:`NotSent`.
+
+        When the client has left, it is only waited for as long as for what is queued then.
+        """
+        deadline, has_left = Deadline.after(timeout_s), False
+        while (ticket := self.offer(requests, is_awaited)) is None:
+            left = deadline.left()
+            if left == 0.0:
+                raise NotSent(FULL)
+            if self._space.acquire(timeout=GONE_CHECK_S if left is None else min(left, GONE_CHECK_S)):
+                self._space.release()  # for the offer, which nobody comes before
+            elif not has_left and self._parent.client_is_gone():
+                has_left = True
+                deadline = Deadline.after(FINISH_S if left is None else min(left, FINISH_S))
+        return ticket
 
     def _enqueue(self, requests: Batch, is_awaited: bool) -> Ticket:
         ticket = Ticket(self, requests, is_awaited)
         self._queue.append(ticket)
+        self._config.batches += 1
         self._start()
         return ticket
 
@@ -383,6 +398,7 @@ class SubChain(Movable):
         except Exception as error:
             self._fail(error)
             self._renew()
+        self._config.batches -= len(self._taken)
         self._taken = []
         self._hand_over()
 
@@ -434,6 +450,7 @@ class SubChain(Movable):
             return
         left = [*self._taken, *self._queue]
         self._queue.clear()
+        self._config.batches -= len(left)
         try:
             self._close_chain()
         finally:

@@ -11,9 +11,9 @@ import pytest
 from gevent.event import Event
 
 from shotover_gevent.chain import Batch, BuildContext, Message, SessionContext, TransformConfig
+from shotover_gevent.chain import subchain as module
 from shotover_gevent.chain.handoff import Luggage, Pinned
 from shotover_gevent.chain.subchain import SubChain, SubChainConfig, join
-from shotover_gevent.chain.subchain import logger as module_logger
 from shotover_gevent.codecs.resp import RESP, RequestDecoder
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import TransformError, UpstreamClosed
@@ -166,7 +166,7 @@ def test_a_closed_sub_chain_finishes_what_is_queued(
     context: SessionContext, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Then it closes its transforms, and takes nothing more."""
-    caplog.set_level(logging.INFO, module_logger.name)
+    caplog.set_level(logging.INFO, module.logger.name)
     asked: list[bytes] = []
     chain = config(
         Step(name="s", closed=lambda: asked.append(b"closed")),
@@ -423,3 +423,48 @@ def test_a_sub_chain_that_is_held_and_released_stays_what_it_was(context: Sessio
         chain.hold()
         chain.release()
         assert chain.submit(requests(text)).wait().raw == text + b"\r\n"
+
+
+# -- numbers ------------------------------------------------------------------------------------
+
+
+def test_what_is_queued_and_under_way_is_counted() -> None:
+    """Of all sessions together; nothing is left when they have ended, however they did."""
+    metrics = MetricStore()
+    go_on = Event()
+    shared = SubChainConfig(
+        BuildContext(metrics, "c", "Valkey"), "sub", [sink(lambda batch: go_on.wait() and echo(batch))],
+        size=3)
+    gauge = metrics.gauge("shotover_gevent_subchain_batches", "", lambda: shared.batches, chain="sub")
+    one, other = (shared.session(session_context()) for _ in range(2))
+    tickets = [one.submit(requests(b"A")) for _ in range(3)]
+    other.submit(requests(b"B"))
+    gevent.sleep(0)
+    found = [gauge.value]
+    other.close()
+    join([other], 0.0)
+    until(lambda: other.wait(0))
+    found.append(gauge.value)
+    go_on.set()
+    for ticket in tickets:
+        ticket.wait()
+    one.close()
+    join([one], 5)
+    assert (found, gauge.value) == ([4, 3], 0)
+
+
+def test_a_client_that_has_left_does_not_wait_for_a_place_for_ever(
+    context: SessionContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that is stuck must not keep the sessions of all clients that come and go."""
+    monkeypatch.setattr(module, "GONE_CHECK_S", 0.01)
+    monkeypatch.setattr(module, "FINISH_S", 0.05)
+    context.client_is_gone = lambda: True
+    go_on = Event()
+    chain = config(sink(lambda batch: go_on.wait() and echo(batch)), size=1).session(context)
+    chain.submit(requests(b"A"))
+    until(lambda: chain.offer(requests(b"B")))
+    with gevent.Timeout(5), pytest.raises(TransformError) as caught:
+        chain.submit(requests(b"C"))
+    go_on.set()
+    assert str(caught.value).endswith("timed out waiting on send operation")
