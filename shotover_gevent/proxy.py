@@ -46,6 +46,7 @@ from shotover_gevent.errors import (
 )
 from shotover_gevent.hotreload.client import Handover
 from shotover_gevent.hotreload.count import SUCCESSOR, ReloadCounts
+from shotover_gevent.hotreload.dialect import fingerprint
 from shotover_gevent.hotreload.moving import Moved
 from shotover_gevent.hotreload.later import move_later
 from shotover_gevent.hotreload.protocol import ListenerResponse
@@ -196,6 +197,7 @@ class Proxy:
             self._open(handover, activation or Activation())
             if handover is not None:
                 handover.confirm(gradual_shutdown_s)
+                self.adopt_chains(handover.chains)
                 if self.state is not State.BUILT:
                     raise HotReloadError("this proxy was stopped while it was starting")
             else:
@@ -355,6 +357,21 @@ class Proxy:
             close_all([each.listener for each in lent if each.listener is not None])
             raise
         return lent
+
+    def export_chains(self) -> list[dict[str, Any]]:
+        """What chains have for a successor that belongs to no session: for all sources that have any."""
+        return [
+            {"address": str(source.address), "identity": fingerprint(source.state_identity),
+             "states": states}
+            for source in self.sources if (states := source.chain.export())
+        ]
+
+    def adopt_chains(self, exported: Sequence[Mapping[str, Any]]) -> None:
+        """Take that over where sessions could move as well: at the same address, with an equal chain."""
+        for each in exported:
+            source = self.source_at(each["address"])
+            if source is not None and fingerprint(source.state_identity) == each["identity"]:
+                source.chain.adopt(each["states"])
 
     def source_at(self, address: str) -> Source | None:
         """The source that listens at an address, as ``host:port``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from time import perf_counter
 from typing import Any
@@ -19,7 +19,7 @@ from pydantic_core import to_jsonable_python
 
 from shotover_gevent.chain.build import build_steps
 from shotover_gevent.chain.handoff import Luggage
-from shotover_gevent.chain.steps import describe
+from shotover_gevent.chain.steps import all_steps, describe
 from shotover_gevent.chain.transform import (
     BuildContext,
     Endpoint,
@@ -73,6 +73,17 @@ class ChainConfig:
     def close(self) -> None:
         """Close every step, once no session is left; one that fails does not keep the others open."""
         _close_all(self.steps)
+
+    def export(self) -> dict[str, Any]:
+        """What the steps have for a successor that belongs to no session, by their names."""
+        states = {step.name: step.export() for step in all_steps(self.steps)}
+        return {name: state for name, state in states.items() if state is not None}
+
+    def adopt(self, states: Mapping[str, Any]) -> None:
+        """Give the steps what those of an equal chain have exported in another process."""
+        for step in all_steps(self.steps):
+            if step.name in states:
+                step.adopt(states[step.name])
 
     @cached_property
     def identity(self) -> str:

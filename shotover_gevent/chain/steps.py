@@ -13,6 +13,7 @@ In the YAML the field is a list like the chain of a source. In code it takes con
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import PlainSerializer, PlainValidator, Strict, ValidationInfo, WithJsonSchema
@@ -34,6 +35,14 @@ def _step(value: Any, info: ValidationInfo) -> TransformConfig:
     if make is None:
         raise ValueError("outside a topology, a chain is made of TransformConfig objects")
     return make(value)  # type: ignore[no-any-return]
+
+
+def all_steps(steps: Sequence[TransformConfig]) -> Iterator[TransformConfig]:
+    """The steps of a chain, and those of the chains inside of it at any depth."""
+    for step in steps:
+        yield step
+        for _, inner in step.subchains():
+            yield from all_steps(inner)
 
 
 def describe(step: TransformConfig) -> list[Any]:

@@ -205,6 +205,14 @@ class TransformConfig(BaseModel):
         """The proxy has ended, and every session before it; give back what :meth:`build` or the
         sessions opened for all of them. Called once."""
 
+    def export(self) -> Any:
+        """What a hot reload has to keep that belongs to no session, as JSON; ``None`` is nothing."""
+        return None
+
+    def adopt(self, state: Any) -> None:
+        """Take over what :meth:`export` gave in another process, for an equal chain; the first session
+        comes afterwards."""
+
     def session(self, context: SessionContext) -> Transform:
         """The transform of one session."""
         raise NotImplementedError(f"{type(self).__name__} does not define session()")

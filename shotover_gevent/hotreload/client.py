@@ -80,6 +80,8 @@ class Handover:
         self.end: dict[str, Any] = {}
         #: Gets what is going on, in a few words, for a person who waits; it must not wait itself.
         self.tell: Callable[[str], None] = lambda text: None
+        #: What its chains have for ours that belongs to no session; for ``Proxy.adopt_chains``.
+        self.chains: list[Any] = []
 
     @property
     def predecessor_pid(self) -> int:

@@ -9,7 +9,9 @@
     P  {"ListeningSockets":{"addresses":[...],"last":false}} + sockets      S  {"Ack":n}
        ... until "last" is true
     S  {"Ready":{}}                   it can serve and accepts nothing yet
-    P  {"Go":{}}                      it accepts nothing any more and keeps its sockets
+    P  {"Go":{"chains":[{"address":"...","identity":"...","states":{"name":...}}]}}
+                                      it accepts nothing any more and keeps its sockets; ``chains`` is
+                                      what transforms have for all sessions, where they have any
     S  {"Accepting":{}}
     P  {"Sessions":[{...},...]} + sockets                    S  {"Adopted":[ids],"Refused":{id:reason}}
        ... until all that can move have moved

@@ -58,6 +58,9 @@ class GivingHost(Host, Adopter, Protocol):
     def resume_accepting(self) -> None:
         """Accept again."""
 
+    def export_chains(self) -> list[Any]:
+        """What chains have for the successor that belongs to no session."""
+
     def retire(
         self, seconds: float, moved: Moved | None = None, lent: Set[str] = frozenset()
     ) -> None:
@@ -147,7 +150,7 @@ class Giver:
         line.expect("Ready", timeout_s=START_S)
         host.stop_accepting()
         self.step = Step.GONE
-        line.send("Go", {})
+        line.send("Go", {"chains": states} if (states := host.export_chains()) else {})
         line.expect("Accepting", timeout_s=HELD_STEP_S)
         self.step = Step.MOVING
         move(line, host.sources, BUSY_S, moved)

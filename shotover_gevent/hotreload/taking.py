@@ -143,7 +143,8 @@ class Takeover(Handover):
         with self._or_alone("before it gave way"):
             if self._line is not None:
                 self._line.send("Ready", {})
-                self._line.expect("Go")
+                _, body, _ = self._line.expect("Go")
+                self.chains = body.get("chains", []) if isinstance(body, dict) else []
 
     def complete(self, host: Adopter, place_control_socket: Callable[[], None]) -> None:
         """Adopt the sessions of the predecessor, then tell it that it is done.

@@ -126,6 +126,15 @@ class Tee(TransformConfig):
         """The Tee of one session, with chains of its own."""
         return _Tee(self, context)
 
+    def export(self) -> Any:
+        """Whose responses the clients get, unless that is as at the start."""
+        return None if self._result_source is ResultSource.REGULAR else self._result_source.value
+
+    def adopt(self, state: Any) -> None:
+        """Go on with the same one."""
+        self._result_source = ResultSource(state)
+        logger.info("result source is %s, as it was in the process before", state)
+
     def close(self) -> None:
         """Close what the chains share."""
         for chain in (self._tee, self._mismatch):

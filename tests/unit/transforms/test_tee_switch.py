@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 from gevent import socket as gsocket
 
 from shotover_gevent import Proxy
+from shotover_gevent.chain.steps import all_steps
 from shotover_gevent.testing import free_port
 from shotover_gevent.transforms import tee_switch
-from shotover_gevent.transforms.tee import Tee
+from shotover_gevent.transforms.tee import ResultSource, Tee
 from shotover_gevent.transforms.tee_switch import Switch
 from tests.inprocess import Answerer, until
 
@@ -114,3 +116,36 @@ def test_a_port_that_is_taken_does_not_stop_the_proxy(caplog: pytest.LogCaptureF
             until(is_answered)
     errors = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
     assert errors == [f"Error in ChainSwitchListener: Failed to bind to 127.0.0.1:{switch}"]
+
+
+def proxy_of(port: int, answer: str = "b", outer: bool = False) -> Proxy:
+    """A proxy with a Tee, which may be inside of another."""
+    null = {"NullSink": {"name": "null"}}
+    chain: list[Any] = [
+        {"Tee": {"name": "t", "chain": [{"DebugReturner": {"name": "b", "Valkey": answer}}]}}, null]
+    if outer:
+        chain = [{"Tee": {"name": "outer", "chain": chain}}, {"NullSink": {"name": "end"}}]
+    source = {"name": "v", "listen_addr": f"127.0.0.1:{port}", "chain": chain}
+    return Proxy({"sources": [{"Valkey": source}]})
+
+
+def tee_of(proxy: Proxy) -> Tee:
+    """Its Tee."""
+    (tee,) = (s for s in all_steps(proxy.sources[0].chain.steps) if s.name == "t" and isinstance(s, Tee))
+    return tee
+
+
+@pytest.mark.parametrize("outer", [False, True])
+@pytest.mark.parametrize(("answer", "port", "kept"), [("b", 6379, True), ("c", 6379, False), ("b", 6380, False)])
+def test_a_reload_keeps_the_source_where_the_chain_is_the_same(
+    answer: str, port: int, kept: bool, outer: bool
+) -> None:
+    """Another chain has another meaning for it; then the new process begins as any other."""
+    old, new = proxy_of(6379, outer=outer), proxy_of(port, answer, outer)
+    nothing = old.export_chains()
+    tee_of(old).switch_to(ResultSource.TEE)
+    new.adopt_chains(json.loads(json.dumps(old.export_chains())))
+    found = tee_of(new).result_source
+    for proxy in (old, new):
+        proxy.stop()
+    assert (nothing, found) == ([], ResultSource.TEE if kept else ResultSource.REGULAR)
