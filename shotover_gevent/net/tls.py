@@ -217,6 +217,7 @@ class TlsStream(Stream):
             self._has_ended = True
         except ssl.SSLError as error:
             self._failure = TlsError.of(error)
+            self._push()  # an alert
             if not count:
                 raise self._failure from None
         self._has_more = self._has_more or self._failure is not None or (self._has_ended and count > 0)
@@ -266,12 +267,17 @@ class TlsStream(Stream):
         """Send what the kernel takes now; returns the count. Offer the rest again, before anything else."""
         if self._failure is not None:
             raise self._failure
+        try:
+            return self._try_send(memoryview(data))
+        except OSError as error:
+            raise self._last_words(error) from None
+
+    def _try_send(self, data: memoryview) -> int:
         if not self._flush():
             return 0
-        view = memoryview(data)
         count, self._accepted = self._accepted, 0
-        while count < len(view):
-            taken = self._encrypt(view[count:])
+        while count < len(data):
+            taken = self._encrypt(data[count:])
             if not self._flush():
                 self._accepted = taken
                 break
@@ -281,10 +287,31 @@ class TlsStream(Stream):
     def send(self, data: Any) -> None:
         """Send all of ``data``, as :meth:`Stream.send` does."""
         rest = memoryview(data)
-        while rest:
-            rest = rest[self._encrypt(rest):]
-            if not self._flush():
-                self.flush()
+        try:
+            while rest:
+                rest = rest[self._encrypt(rest):]
+                if not self._flush():
+                    self.flush()
+        except OSError as error:
+            raise self._last_words(error) from None
+
+    def _last_words(self, error: OSError) -> OSError:
+        """The alert that the peer sent before it broke the connection, if it did; else the error.
+
+        With TLS 1.3 a server refuses the certificate of its client after the client has begun to send.
+        """
+        try:
+            while self._pull():
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    while self._tls.read(STEP_BYTES):
+                        pass
+        except ssl.SSLZeroReturnError:
+            pass
+        except ssl.SSLError as alert:
+            return TlsError.of(alert)
+        except OSError:
+            pass
+        return error
 
     def flush(self) -> None:
         """Wait until the kernel has all that was sent. Raises ``OSError``, and ``TimeoutError``."""

@@ -26,7 +26,7 @@ from gevent.socket import wait_read
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.metrics import Counter, MetricStore
 from shotover_gevent.net.stream import Park, ReceiveBuffer
-from shotover_gevent.net.tls import CLOSED, KINDS, TIMEOUT, TlsError, TlsStream
+from shotover_gevent.net.tls import CLOSED, KINDS, OTHER, TIMEOUT, TlsError, TlsStream
 from shotover_gevent.net.tls_files import Loaded, TlsFilesError, load, paths
 from shotover_gevent.net.tls_settings import TlsAcceptor, TlsConnector, TlsSettings
 
@@ -189,7 +189,7 @@ class ClientTls:
             stream = self._stream(sock, park, buffer, owner, host, port)
         except ValueError as error:  # a host name that none can be
             sock.close()
-            raise self._failed(TlsError(CLOSED, f"{host!r} is no host name: {error}")) from error
+            raise self._failed(TlsError(OTHER, f"{host!r} is no host name: {error}")) from error
         late = TlsError(TIMEOUT, "the handshake was not done in time")
         try:
             while not stream.shake():

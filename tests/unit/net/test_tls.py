@@ -48,6 +48,10 @@ class Pair:
         if small:
             for sock in (left, right):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return self.shake(left, right)
+
+    def shake(self, left: socket.socket, right: socket.socket) -> tuple[TlsStream, TlsStream]:
+        """The same over these sockets."""
         server = self.server_tls.stream(left, Park(), self.buffer)
         right.setblocking(False)
 
@@ -338,6 +342,27 @@ def test_a_handshake_that_fails_says_why(pair: Pair, authority: Authority, tmp_p
         "certificate",
         "the certificate of the peer is refused: unable to get local issuer certificate")
     assert [str(error) for error in told] == ["the peer refused TLS: unknown ca"]
+
+
+def test_what_a_peer_said_before_it_broke_the_connection_is_told(pair: Pair) -> None:
+    """A sender gets the alert that waits to be read, not the error of the system."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    right = socket.create_connection(listener.getsockname())
+    left, _ = listener.accept()
+    listener.close()
+    server, client = pair.shake(left, right)
+    client.send(b"never read")
+    server.socket.send(b"\x15\x03\x03\x00\x02\x02\x28")  # what is no TLS any more: answered by an alert
+    with pytest.raises(TlsError):
+        client.read()
+    client.reset_at_close()
+    client.detach().close()
+    until(lambda: server.has_ended())
+    with pytest.raises(OSError) as caught:
+        for _ in range(3):
+            server.send(b"x" * 100)
+    server.close()
+    assert isinstance(caught.value, TlsError), caught.value
 
 
 def test_plain_text_is_not_tls(pair: Pair) -> None:
