@@ -137,9 +137,10 @@ def test_a_stream_of_the_hub_sees_the_end_behind_the_last_bytes(pair: Pair) -> N
 
     server.move(HubPark(on_readable))
     client.send(b"abcdef")
+    until(lambda: seen == [b"abc", b"def"])
+    client.send(b"ghi")
     client.close()
-    until(lambda: seen[-1:] == [0])
-    assert seen == [b"abc", b"def", 0]
+    until(lambda: seen == [b"abc", b"def", b"ghi", 0])
     server.close()
 
 
@@ -261,6 +262,8 @@ def test_the_end_follows_what_the_kernel_had_no_room_for(pair: Pair) -> None:
     while got := server.read():
         received += got
     assert sent <= received <= sent + STEP_BYTES
+    pair.park.wait(server)
+    assert server.discard() == 0  # the connection has ended in that direction, too
     client.close()
     server.close()
 
