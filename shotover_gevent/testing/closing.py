@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import gevent
-from greenlet import greenlet
+from greenlet import getcurrent, greenlet
 
 from shotover_gevent.chain.transform import Transform, TransformConfig
 
@@ -101,8 +101,16 @@ def descriptors() -> int:
 
 
 def running_greenlets() -> int:
-    """How many greenlets have begun and not ended."""
-    return sum(1 for each in gc.get_objects() if issubclass(type(each), greenlet) and each)
+    """How many greenlets of this thread have begun and not ended; those of a thread pool are its own."""
+    found = [each for each in gc.get_objects() if issubclass(type(each), greenlet) and each]
+    here = _root(getcurrent())
+    return sum(1 for each in found if _root(each) is here)
+
+
+def _root(each: greenlet) -> greenlet:
+    while each.parent is not None:
+        each = each.parent
+    return each
 
 
 def settles(check: Callable[[], bool]) -> bool:

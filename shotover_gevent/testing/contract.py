@@ -62,6 +62,7 @@ def check_transform(
         config, protocol, requests, answer=answer, upstream=upstream, timeout_s=timeout_s,
         swallows_pushes=swallows_pushes, answers_errors=answers_errors, varies=varies, pins=pins,
         keeps_connections=keeps_connections)
+    gevent.sleep(0)  # the hub is a greenlet, too
     before = running_greenlets()
     try:
         for rule in RULES:

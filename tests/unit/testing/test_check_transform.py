@@ -23,6 +23,12 @@ from shotover_gevent.testing import AnsweringUpstream, check_transform, command
 from tests.client import Client
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left open is told sooner than an author is."""
+    monkeypatch.setattr(closing, "SETTLE_S", 0.2)
+
+
 class Made(TransformConfig):
     """Makes the transform that a test gives."""
 
@@ -480,6 +486,54 @@ def test_a_sink_tells_of_a_lost_database_by_an_error_of_its_family() -> None:
         "UpstreamError(...) from the error, or declare answers_errors=True")
 
 
+class Careful(Asking):
+    """Connects late, and tells of what is lost afterwards only."""
+
+    fates = Asking.fates | {"port": REBUILT}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = 0
+
+    def made_for(self, config: Asks, context: SessionContext) -> None:
+        """Remember where."""
+        self.port = config.port
+
+    def transform(self, requests: Batch, next: Next) -> Batch:
+        """Connect for the first request."""
+        self.client = self.client or Client(gsocket.create_connection(("127.0.0.1", self.port), timeout=5))
+        try:
+            return super().transform(requests, next)
+        except OSError as error:
+            raise UpstreamError("lost") from error
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self.client is not None:
+            self.client.close()
+
+
+def test_a_sink_tells_of_a_database_that_does_not_listen() -> None:
+    """By an error of the same family."""
+    with AnsweringUpstream() as upstream, pytest.raises(AssertionError) as caught:
+        check_transform(
+            Asks(name="bad", kind=Careful, port=upstream.port), upstream=upstream, swallows_pushes=True)
+    assert str(caught.value) == (
+        "Asks breaks the rule 'a sink tells of a database that does not listen': expected an UpstreamError, "
+        "saw ConnectionRefusedError: [Errno 111] Connection refused; raise UpstreamError(...) from the error, "
+        "or declare answers_errors=True")
+
+
+def test_a_sink_that_hears_nothing_unasked_is_told() -> None:
+    """Unless it declares that it swallows pushes."""
+    with AnsweringUpstream() as upstream, pytest.raises(AssertionError) as caught:
+        check_transform(
+            Asks(name="bad", kind=Careful, port=upstream.port), upstream=upstream, timeout_s=0.3)
+    assert str(caught.value) == (
+        "Asks breaks the rule 'a sink pushes what its database says unasked': expected an end within 0.3 s, saw "
+        "none; every wait has a deadline")
+
+
 class Invalid(Made):
     """Has a problem."""
 
@@ -613,9 +667,8 @@ def test_descriptors_are_given_back(
     assert re.sub(r"\d+", "N", complaint(kind, config, **options)) == said
 
 
-def test_what_runs_for_a_session_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_for_a_session_ends_with_it() -> None:
     """A greenlet that is left behind is told."""
-    monkeypatch.setattr(closing, "SETTLE_S", 0.05)
     try:
         said = complaint(Running)
     finally:
