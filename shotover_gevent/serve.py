@@ -110,8 +110,8 @@ def _status(proxy: Proxy) -> str:
     text = f"serving {number} {'source' if number == 1 else 'sources'}"
     if proxy.last_reload is None:
         return text
-    moved = proxy.last_reload["sessions"]["moved"]
-    return f"{text}; took over from process {proxy.last_reload['predecessor_pid']}, {moved} sessions moved"
+    moved, pid = proxy.last_reload["sessions"]["moved"], proxy.last_reload["predecessor_pid"]
+    return f"{text}; took over from process {pid}, {moved} {'session' if moved == 1 else 'sessions'} moved"
 
 
 def _follow(proxy: Proxy, notifier: notify.Notifier) -> None:

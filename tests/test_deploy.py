@@ -20,6 +20,7 @@ import yaml
 
 from shotover_gevent.cli import _parse
 from shotover_gevent.config.check import check_files
+from shotover_gevent.ctl import DRAIN_EXTRA_S
 from shotover_gevent.exits import EXIT_CONFIG
 from shotover_gevent.proxy import SHUTDOWN_GRACE_S
 from tests.certificates import Authority
@@ -84,7 +85,7 @@ def unit(path: Path) -> dict[str, dict[str, str]]:
 
 def command(key: str) -> list[str]:
     """The arguments of a command line of the unit."""
-    program, *arguments = shlex.split(unit(SERVICE)["Service"][key])
+    program, *arguments = shlex.split(unit(SERVICE)["Service"][key].removeprefix("-"))
     assert program == f"{INSTALLED}/shotover-gevent"
     return arguments
 
@@ -120,7 +121,7 @@ def test_the_service_is_locked_down(units: list[str]) -> None:
     systemd_analyze("security", "--offline=true", "--threshold=20", units[0])
 
 
-@pytest.mark.parametrize("key", ["ExecStartPre", "ExecStart", "ExecReload"])
+@pytest.mark.parametrize("key", ["ExecStartPre", "ExecStart", "ExecReload", "ExecStop"])
 def test_the_command_lines_of_the_unit_are_right(key: str) -> None:
     """The program takes them."""
     assert callable(_parse(command(key)).run)
@@ -135,7 +136,9 @@ def test_the_unit_agrees_with_itself() -> None:
     assert (start.hotreload_socket, reload.hotreload_socket) == (socket, socket)
     assert (check.topology_file, check.config_file) == (start.topology_file, start.config_file)
     assert int(service["TimeoutStartSec"]) > reload.timeout
-    assert int(service["TimeoutStopSec"]) > SHUTDOWN_GRACE_S
+    stop = _parse(command("ExecStop"))
+    assert stop.hotreload_socket == socket
+    assert int(service["TimeoutStopSec"]) > max(SHUTDOWN_GRACE_S, stop.seconds + DRAIN_EXTRA_S)
     assert str(EXIT_CONFIG) in service["RestartPreventExitStatus"].split()
     assert (service["Type"], service["NotifyAccess"]) == ("notify", "all")
 
