@@ -38,10 +38,10 @@ def _step(value: Any, info: ValidationInfo) -> TransformConfig:
 
 
 def all_steps(steps: Sequence[TransformConfig]) -> Iterator[TransformConfig]:
-    """The steps of a chain, and those of the chains inside of it at any depth."""
+    """The steps of a chain, and those of the chains inside of it at any depth; copies count once."""
     for step in steps:
         yield step
-        for _, inner in step.subchains():
+        for inner in {id(inner): inner for _, inner in step.subchains()}.values():
             yield from all_steps(inner)
 
 

@@ -11,6 +11,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr
@@ -57,10 +58,13 @@ class ParallelMap(TransformConfig):
         return [(f"{self.name}[{number}]", self.chain) for number in range(count)]
 
     def build(self, context: BuildContext) -> None:
-        """Build the copies. Each has configuration objects, and so metrics, of its own."""
-        self._copies = build_all(context, [
-            (name, [step.model_copy(deep=True) for step in steps] if number else steps)
-            for number, (name, steps) in enumerate(self.subchains())])
+        """Build the copies. Each has configuration objects, and so metrics, of its own; what they serve
+        over HTTP, the first one does for all."""
+        first, *others = self.subchains()
+        self._copies = build_all(context, [first])
+        self._copies += build_all(
+            replace(context, endpoints=[]),
+            [(name, [step.model_copy(deep=True) for step in steps]) for name, steps in others])
 
     def session(self, context: SessionContext) -> Sink:
         """The copies of one session; each is made when a batch is long enough to need it."""

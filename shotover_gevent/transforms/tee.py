@@ -57,6 +57,18 @@ class ResultSource(enum.Enum):
     TEE = "tee-chain"
 
 
+class _Choice:
+    """The result source of a Tee, and of its copies (ParallelMap makes some)."""
+
+    __slots__ = ("source",)
+
+    def __init__(self) -> None:
+        self.source = ResultSource.REGULAR
+
+    def __deepcopy__(self, memo: object) -> _Choice:
+        return self
+
+
 class _Inner(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
@@ -94,7 +106,7 @@ class Tee(TransformConfig):
     switch_port: int | None = Field(
         default=None, ge=0, le=65535,
         description="Where on 127.0.0.1 the HTTP interface listens that switches the result source")
-    _result_source: ResultSource = PrivateAttr(default=ResultSource.REGULAR)
+    _choice: _Choice = PrivateAttr(default_factory=_Choice)
     _dropped: Counter = PrivateAttr(default_factory=Counter)
     _tee: SubChainConfig = PrivateAttr()
     _mismatch: SubChainConfig | None = PrivateAttr(default=None)
@@ -128,11 +140,11 @@ class Tee(TransformConfig):
 
     def export(self) -> Any:
         """Whose responses the clients get, unless that is as at the start."""
-        return None if self._result_source is ResultSource.REGULAR else self._result_source.value
+        return None if self._choice.source is ResultSource.REGULAR else self._choice.source.value
 
     def adopt(self, state: Any) -> None:
         """Go on with the same one."""
-        self._result_source = ResultSource(state)
+        self._choice.source = ResultSource(state)
         logger.info("result source is %s, as it was in the process before", state)
 
     def close(self) -> None:
@@ -144,11 +156,11 @@ class Tee(TransformConfig):
     @property
     def result_source(self) -> ResultSource:
         """Whose responses the clients get, in all sessions."""
-        return self._result_source
+        return self._choice.source
 
     def switch_to(self, source: ResultSource) -> None:
         """Answer all clients from that chain from now on."""
-        self._result_source = source
+        self._choice.source = source
 
 
 class _Tee(Transform):
@@ -157,19 +169,19 @@ class _Tee(Transform):
     def __init__(self, config: Tee, context: SessionContext) -> None:
         self._config = config
         self._tee: SubChain = config._tee.session(
-            context, lambda: config._result_source is ResultSource.TEE)
+            context, lambda: config._choice.source is ResultSource.TEE)
         self._mismatch = config._mismatch and config._mismatch.session(context, lambda: False)
         #: What the regular chain has failed with, while nobody needed it; it is not asked again.
         self._failure: Exception | None = None
 
     def transform(self, requests: Batch, next: Next) -> Batch:
-        is_tee = self._config._result_source is ResultSource.TEE
+        is_tee = self._config._choice.source is ResultSource.TEE
         if self._config.behavior not in (None, "Ignore"):
             return self._compare(requests, next, is_tee)
         return self._ask_tee(requests, next) if is_tee else self._ask_regular(requests, next)
 
     def push(self, pushes: Batch, forward: Callable[[Batch], None]) -> None:
-        if self._config._result_source is ResultSource.REGULAR:
+        if self._config._choice.source is ResultSource.REGULAR:
             forward(pushes)
 
     # -- Ignore ---------------------------------------------------------------------------------

@@ -149,3 +149,18 @@ def test_a_reload_keeps_the_source_where_the_chain_is_the_same(
     for proxy in (old, new):
         proxy.stop()
     assert (nothing, found) == ([], ResultSource.TEE if kept else ResultSource.REGULAR)
+
+
+def test_the_copies_of_a_tee_have_one_switch() -> None:
+    """Of a Tee in a ParallelMap, the first copy serves it for all."""
+    tee = {"Tee": {"name": "t", "switch_port": free_port(), "chain": [
+        {"DebugReturner": {"name": "b", "Valkey": "b"}}]}}
+    copied = {"ParallelMap": {"name": "m", "parallelism": 3, "ordered_results": True, "chain": [
+        tee, {"DebugReturner": {"name": "a", "Valkey": "a"}}]}}
+    source = {"name": "v", "listen_addr": "127.0.0.1:0", "chain": [copied]}
+    with gevent.Timeout(30), Proxy({"sources": [{"Valkey": source}]}) as proxy:
+        tee_of(proxy).switch_to(ResultSource.TEE)
+        with gsocket.create_connection(("127.0.0.1", proxy.sources[0].address.port)) as client:
+            client.sendall(b"PING\r\n" * 3)
+            answer = client.recv(100)
+        assert (answer, len(proxy.runtime.endpoints)) == (b"$1\r\nb\r\n" * 3, 1)
