@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+from tests.client import Client
+
 VALKEY = """
 sources:
   - Valkey:
@@ -50,3 +52,13 @@ def is_refused(port: int) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+def is_served(port: int) -> bool:
+    """Whether a client of a Valkey source is answered."""
+    try:
+        with Client(port) as client:
+            client.ask(b"PING\r\n", b"+PONG\r\n")
+    except ConnectionError:
+        return False
+    return True

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import gevent
 from greenlet import getcurrent, greenlet
 
+from shotover_gevent.chain.steps import all_steps
 from shotover_gevent.chain.transform import Transform, TransformConfig
 
 # What is closed by another greenlet, or by the other end, is closed within this time.
@@ -37,14 +38,6 @@ class Closings:
     def most(self) -> int:
         """How often the one was closed that was closed most often."""
         return max(self.counts.values(), default=0)
-
-
-def all_steps(config: TransformConfig) -> Iterator[TransformConfig]:
-    """The configuration object, and those of its sub-chains at any depth."""
-    yield config
-    for _, chain in config.subchains():
-        for step in chain:
-            yield from all_steps(step)
 
 
 @contextmanager
@@ -72,7 +65,7 @@ def counting_closings(config: TransformConfig) -> Iterator[Closings]:
 
             stack.enter_context(patch.object(kind, "session", session))
 
-        for step in all_steps(config):
+        for step in all_steps([config]):
             if once(type(step)):
                 watch(type(step))
         yield counted

@@ -10,11 +10,13 @@ transform reads there what it does that others do not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import gevent
 
 from shotover_gevent.chain.handoff import Pinned, fields_of
+from shotover_gevent.chain.steps import all_steps
 from shotover_gevent.chain.transform import Sink, Transform, TransformConfig
 from shotover_gevent.codecs.batch import Batch
 from shotover_gevent.errors import (
@@ -261,13 +263,15 @@ def check_move(case: Case) -> None:
     half = len(case.requests) // 2
     first, second = case.batch(case.requests[:half]), case.batch(case.requests[half:])
     stayed = _alone(case, [case.batch(case.requests[:half]), case.batch(case.requests[half:])])
-    old, new = case.session(), case.session()
+    config = case.built()
+    old = case.session(config)
     before = case.answers(old, first)
     _need_fates(case, old.transform)
     try:
         with gevent.Timeout(case.timeout_s):
             state, luggage = old.export()
             again, _ = old.export()
+            shared = json.dumps({step.name: step.export() for step in all_steps([config])})
     except Pinned as error:
         if case.pins:
             return
@@ -277,6 +281,7 @@ def check_move(case: Case) -> None:
         case.broken("the exported state is JSON", "values that JSON has", describe(error),
                     "for bytes there is pack_bytes()", cause=error)
     case.same("exporting changes nothing", state, again, "the second export's character")
+    new = _elsewhere(case, shared)
     with case.within("adopt() takes what export() gives"):
         new.adopt(state, luggage)
     if not case.is_sink:
@@ -288,6 +293,16 @@ def check_move(case: Case) -> None:
     if not case.varies:
         case.same("a session goes on elsewhere as if it had not moved", stayed, moved,
                   "after the move, response", "export in fates what later answers depend on")
+
+
+def _elsewhere(case: Case, shared: str) -> TransformSession:
+    """A session of a successor, which takes over what belongs to no session before it makes any."""
+    config, states = case.built(), json.loads(shared)
+    with case.within("adopt() of a configuration takes what export() gives"):
+        for step in all_steps([config]):
+            if states[step.name] is not None:
+                step.adopt(states[step.name])
+    return case.session(config)
 
 
 def check_refused_upstream(case: Case) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shotover_gevent.testing.server import RealServer
 from tests.harness import CONFIG, Client, ProxyProcess, eventually, free_port
-from tests.proxies import is_refused, valkey_topology
+from tests.proxies import is_refused, is_served, valkey_topology
 
 CLIENTS = 1000
 
@@ -60,16 +60,6 @@ def test_a_port_that_is_stolen_behind_a_hard_limit_is_tried_again(redis_server: 
             failures = [line for line in page(admin).splitlines() if line.startswith(metric)]
         eventually(lambda: is_served(port))
     assert (len(failures), int(failures[0].removeprefix(metric)) >= 1) == (1, True)
-
-
-def is_served(port: int) -> bool:
-    """Whether a client is answered."""
-    try:
-        with Client(port) as client:
-            client.ask(b"PING\r\n", b"+PONG\r\n")
-    except ConnectionError:
-        return False
-    return True
 
 
 def page(port: int) -> str:

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.harness import Client, ProxyProcess, command, eventually, free_port
-from tests.proxies import is_refused, valkey_topology
+from tests.proxies import is_refused, is_served, valkey_topology
 
 DOWN = (
     "Internal shotover (or custom transform) bug (chain: valkey): Failed to send and/or receive "
@@ -90,16 +90,7 @@ def test_a_hard_limit_refuses_clients(redis_server):
         with Client(port) as first:
             first.ask(b"PING\r\n", b"+PONG\r\n")
             eventually(lambda: is_refused(port))
-
-        def served():
-            try:
-                with Client(port) as client:
-                    client.ask(b"PING\r\n", b"+PONG\r\n")
-            except ConnectionError:
-                return False
-            return True
-
-        eventually(served)
+        eventually(lambda: is_served(port))
 
 
 def test_an_idle_client_is_closed_after_the_timeout(redis_server):

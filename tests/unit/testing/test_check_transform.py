@@ -574,6 +574,28 @@ class Holding(Made):
         OPENED.append(os.open(os.devnull, os.O_RDONLY))
 
 
+class Total(Made):
+    """Counts for all sessions, and forgets to take over what it exports."""
+
+    _total: list[int] = PrivateAttr(default_factory=lambda: [0])
+
+    def export(self) -> Any:
+        """The number."""
+        return self._total[0]
+
+    def adopt(self, state: Any) -> None:
+        """Expect something else."""
+        self._total[0] = state["total"]
+
+
+class Silent(Made):
+    """Exports what JSON does not have."""
+
+    def export(self) -> Any:
+        """Bytes."""
+        return b"state"
+
+
 class Nested(Made):
     """A sub-chain that nobody closes."""
 
@@ -608,6 +630,12 @@ class Nested(Made):
         (Unbuildable(name="u", kind=Transform),
          "Unbuildable breaks the rule 'build() raises nothing on a valid configuration': expected no "
          "exception, saw KeyError: 'nothing'"),
+        (Total(name="t", kind=Transform),
+         "Total breaks the rule 'adopt() of a configuration takes what export() gives': expected no exception, "
+         "saw TypeError: 'int' object is not subscriptable"),
+        (Silent(name="s", kind=Transform),
+         "Silent breaks the rule 'the exported state is JSON': expected values that JSON has, saw TypeError: "
+         "Object of type bytes is not JSON serializable; for bytes there is pack_bytes()"),
         (Unclosable(name="u", kind=Transform),
          "Unclosable breaks the rule 'close() of a configuration raises nothing': expected no exception, saw "
          "KeyError: 'nothing'"),
