@@ -16,7 +16,7 @@ import gevent
 import pytest
 
 from shotover_gevent import logs
-from shotover_gevent.logs.directive import OFF, Directive, Filter
+from shotover_gevent.logs.directive import OFF, Directive, Filter, text_of
 from shotover_gevent.logs.line import Line, Span, render_human, render_json
 
 BAD_LEVEL = (
@@ -75,6 +75,14 @@ def untimed(stream: io.StringIO) -> list[str]:
 def test_directives_are_read_as_tracing_reads_them(text: str, expected: list[Directive]) -> None:
     """Levels, numbers, targets and bare targets; spaces and empty pieces do not matter."""
     assert logs.parse_directives(text) == expected
+
+
+@pytest.mark.parametrize("text", ["info", "error", "warn,shotover::net=debug", "off,a::b=trace", ""])
+def test_directives_are_written_as_they_are_read(text: str) -> None:
+    """What is written means the same; without any directive, that is errors."""
+    written = text_of(logs.parse_directives(text))
+    assert written == (text or "error")
+    assert logs.parse_directives(written) == logs.parse_directives(text or "error")
 
 
 @pytest.mark.parametrize(("text", "message"), [

@@ -1,5 +1,6 @@
 """Reloads are counted by both processes, under labels from fixed sets."""
 
+import time
 from collections import Counter
 
 from shotover_gevent.hotreload.count import ReloadCounts
@@ -27,6 +28,24 @@ def test_everything_exists_from_the_start():
     before = count_of(store), samples(store)
     counts.given(Moved(kept=Counter({"anything": 1, "at 127.0.0.1:1": 2})), is_ok=True)
     assert (before, count_of(store)) == ((15, {}), 15)
+
+
+def test_the_last_reload_is_told():
+    """None before the first; then its end, with the reason when it has failed."""
+    counts = ReloadCounts(MetricStore())
+    told = [counts.last]
+    counts.given(Moved(moved=5, kept=Counter({"busy": 2}), longest_pause_s=0.25), is_ok=True)
+    told.append(dict(counts.last))
+    counts.given(Moved(), is_ok=False, reason="it broke")
+    told.append(dict(counts.last))
+    ends = [each.pop("ended_at") for each in told[1:]]
+    assert told == [
+        None,
+        {"role": "predecessor", "result": "ok", "reason": "", "moved": 5, "kept": {"busy": 2},
+         "longest_pause_ms": 250.0},
+        {"role": "predecessor", "result": "failed", "reason": "it broke", "moved": 0, "kept": {},
+         "longest_pause_ms": 0.0}]
+    assert all(abs(end - time.time()) < 60 for end in ends)
 
 
 def test_a_predecessor_counts_what_moved_and_what_it_kept():

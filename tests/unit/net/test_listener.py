@@ -146,12 +146,15 @@ def test_a_hard_limit_refuses_and_binds_again(accepted):
         wait_for(lambda: limited.state is ListenerState.REFUSING)
         with pytest.raises(ConnectionRefusedError):
             connect(limited)
+        obstacle = limited.obstacle
         accepted.pop()[0].close()
         wait_for(lambda: limited.state is ListenerState.ACCEPTING)
+        after = limited.obstacle
         with connect(limited):
             wait_for(lambda: accepted)
     limited.close()
-    assert len(accepted) == 1
+    assert (len(accepted), obstacle, after) == (
+        1, "connections are refused: the connection limit is reached", "")
 
 
 def test_a_stolen_port_is_tried_again_with_back_off(accepted, caplog):
@@ -199,12 +202,14 @@ def test_running_out_of_descriptors_is_survived(listener, accepted, caplog):
         client.connect((listener.address.host, listener.address.port))
         try:
             wait_for(lambda: listener._accept_failures.value)
+            obstacle = listener.obstacle
         finally:
             for blocker in blockers:
                 os.close(blocker)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         wait_for(lambda: len(accepted) == 2)
         client.close()
+    assert (obstacle, listener.obstacle) == ("accepting has failed and is tried again", "")
     assert (
         f"[s] Accept on listener [{listener.address}] recovered and is now accepting new connections"
         in caplog.messages
