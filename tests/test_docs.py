@@ -60,7 +60,7 @@ NOT_RUN = {
 # Inline texts of three words and more that are not messages of the program.
 NOT_MESSAGES = {
     "responses = next(requests)", "scripts/test tests/unit -k batch", "_ : . -",
-    "shotover-gevent check --format json", "shotover-gevent ctl log-level", "shotover_query_count{name, query, type}",
+    "shotover-gevent check --format json", "shotover-gevent ctl log-level", "shotover-gevent ctl top", "shotover_query_count{name, query, type}",
     '- rewrite.ValkeyGetRewrite: {name: "r", result: "x"}', "config._hits.value += 1",
     '- Shout: {name: "s"}', "PYTHONPATH=. shotover-gevent check -t topology.yaml -c config.yaml",
     'SET key "a value"', "[a [b] :1]", "pip install shotover-gevent", "pip install shotover-gevent[demo]",

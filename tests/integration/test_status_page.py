@@ -135,11 +135,12 @@ CARD = """
 
 
 def test_the_page_shows_a_proxy_under_load(
-    window: Browser, proxy: ProxyProcess, port: int, admin: int
+    window: Browser, proxy: ProxyProcess, port: int, admin: int, tmp_path: Path
 ) -> None:
     """Sources, rates and pictures, by itself, on a desk and on a phone; then a reload that happens.
 
-    The console stays empty, and nothing is asked of another host.
+    The console stays empty, and nothing is asked of another host. For whoever wants to look at it, pictures
+    are left in the folder of the test.
     """
     with Load(port, clients=4, connect_rate_s=0.05) as load:
         window.show(f"http://127.0.0.1:{admin}/", *DESKTOP, "light")
@@ -165,6 +166,7 @@ def test_the_page_shows_a_proxy_under_load(
                 eventually(lambda: window.text("#state") == "ready", 30)
                 overflow[size[0], scheme] = window.run(
                     "return document.documentElement.scrollWidth - window.innerWidth")
+                window.picture(tmp_path / f"{size[0]}-{scheme}.png")
     assert (load.errors, name, lines >= 3, marks > 0) == ([], "valkey", True, True)
     assert (shown[0], shown[3]) == ("ready", "this process has not seen one")
     assert "ValkeySinkSingle of valkey" in shown[2]
