@@ -178,9 +178,9 @@ def _drain(options: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     result = {**begun, "ended": left is None, "left": left or 0, "duration_s": round(seconds, 3)}
     if left is None:
-        text = f"process {begun['pid']} has ended after {seconds:.1f} s; {begun['sessions']} sessions were closed"
+        text = f"process {begun['pid']} has ended after {seconds:.1f} s; sessions closed: {begun['sessions']}"
     else:
-        text = f"process {begun['pid']} has {left} sessions after {seconds:.1f} s, and has not ended"
+        text = f"process {begun['pid']} has not ended after {seconds:.1f} s; sessions left: {left}"
     _tell(options, result, text)
     return EXIT_OK if left is None else EXIT_FAILURE
 

@@ -19,9 +19,7 @@ import enum
 import json
 import logging
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence, Set
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -44,8 +42,9 @@ from shotover_gevent.errors import (
     os_error_text,
     render,
 )
+from shotover_gevent.facts import ProxyFacts
 from shotover_gevent.hotreload.client import Handover
-from shotover_gevent.hotreload.count import SUCCESSOR, ReloadCounts
+from shotover_gevent.hotreload.count import ReloadCounts
 from shotover_gevent.hotreload.dialect import fingerprint
 from shotover_gevent.hotreload.moving import Moved
 from shotover_gevent.hotreload.later import move_later
@@ -133,18 +132,17 @@ class Proxy:
         #: Set when everything has ended, however that came about.
         self.ended = Event()
         self._reloads = ReloadCounts(self.runtime.metrics)
-        _register(self)
         self._hotreload_socket = os.fspath(hotreload_socket) if hotreload_socket else None
         self._hotreload_server: HotReloadServer | None = None
         self._admin: AdminServer | None = None
         self._switches: list[SwitchServer] = []
         self._set_filter = set_filter
-        #: The log filter, if it is ours.
-        self.log_filter: LogFilter | None = None
+        self._log_filter: LogFilter | None = None
         if set_filter is not None and get_filter is not None:
-            self.log_filter = LogFilter(get_filter, set_filter)
-            self._set_filter = self.log_filter.set
-        self._serving_since = 0.0
+            self._log_filter = LogFilter(get_filter, set_filter)
+            self._set_filter = self._log_filter.set
+        self._facts = ProxyFacts(self, self._reloads, self._log_filter)
+        self._facts.register(self.runtime.metrics)
         #: How this process took over from another, once it has.
         self.last_reload: dict[str, Any] | None = None
 
@@ -206,11 +204,11 @@ class Proxy:
             self._end()
             raise
         self.state = State.SERVING
-        self._serving_since = monotonic()
         for source in self.sources:
             source.start()
         logger.info("Shotover is now accepting inbound connections",
                     extra={"target": "shotover::config::topology"})
+        self._facts.serving()
         self.ready.set()
         if handover is not None:
             try:
@@ -255,8 +253,8 @@ class Proxy:
             sock = activation.take(OBSERVABILITY) if sock is None else sock
             self._admin = AdminServer(
                 address if sock is None else sock, self.runtime.metrics,
-                ready=self._readiness, live=lambda: (True, "ok"), set_filter=self._set_filter,
-                status=lambda: json.dumps(status(self)).encode(), history=History(self.sources))
+                ready=self._facts.readiness, live=lambda: (True, "ok"), set_filter=self._set_filter,
+                status=lambda: json.dumps(status(self._facts)).encode(), history=History(self.sources))
 
         for endpoint in self.runtime.endpoints:
             sock = handover.take(endpoint.address) if handover is not None else None
@@ -270,7 +268,7 @@ class Proxy:
     def _start_hotreload_server(self) -> None:
         if self._hotreload_socket is not None:
             server = HotReloadServer(
-                self._hotreload_socket, self, counts=self._reloads, control=Control(self))
+                self._hotreload_socket, self, counts=self._reloads, control=Control(self._facts))
             server.start()
             self._hotreload_server = server
 
@@ -288,40 +286,6 @@ class Proxy:
     def _try_following_again(self) -> None:
         if self.state is State.SERVING:
             self._follow_predecessor()
-
-    def _readiness(self) -> tuple[bool, str]:
-        obstacles = self.obstacles()
-        return not obstacles, "\n".join(obstacles)
-
-    # -- what operators are told ----------------------------------------------------------------
-
-    def obstacles(self) -> list[str]:
-        """Why no client should be sent here; empty when the proxy is ready."""
-        if self.state is not State.SERVING:
-            left = sum(len(source.sessions) for source in self.sources)
-            return [f"{self.state.value}, {left} sessions are left"]
-        return [
-            f"source {source.name}: {source.listener.obstacle}" for source in self.sources
-            if source.listener is not None and source.listener.obstacle]
-
-    @property
-    def phase(self) -> str:
-        """Where the proxy is in its life, in one word."""
-        return self.state.value
-
-    @property
-    def uptime_s(self) -> float:
-        """Seconds since it has begun to serve."""
-        return monotonic() - self._serving_since if self._serving_since else 0.0
-
-    @property
-    def last_outcome(self) -> dict[str, Any] | None:
-        """What the last reload did, whichever part this process had in it."""
-        last = self._reloads.last
-        if last is None or last["role"] != SUCCESSOR or self.last_reload is None:
-            return last
-        more = {name: self.last_reload[name] for name in ("predecessor_pid", "listeners")}
-        return {**last, **more}
 
     # -- the reload, as seen by its server ------------------------------------------------------
 
@@ -450,8 +414,8 @@ class Proxy:
             server.close()
         if self._hotreload_server is not None:
             self._hotreload_server.close()
-        if self.log_filter is not None:
-            self.log_filter.close()
+        if self._log_filter is not None:
+            self._log_filter.close()
         self.state = State.STOPPED
         self.ended.set()
 
@@ -465,17 +429,6 @@ class Proxy:
     def __repr__(self) -> str:
         sessions = sum(len(source.sessions) for source in self.sources)
         return f"<Proxy {__version__} {self.state.value}, {len(self.sources)} sources, {sessions} sessions>"
-
-
-def _register(proxy: Proxy) -> None:
-    """The metrics of the process as a whole."""
-    metrics = proxy.runtime.metrics
-    metrics.gauge(
-        "shotover_gevent_build_info", "What runs here; the value is always 1", lambda: 1,
-        version=__version__, python=platform.python_version(), gevent=gevent.__version__)
-    metrics.gauge(
-        "shotover_gevent_ready", "1 while clients should be sent here, as /readyz says, else 0",
-        lambda: int(proxy._readiness()[0]))
 
 
 def _config(config: ConfigLike | None) -> GeneralConfig:

@@ -121,7 +121,7 @@ def test_a_draining_process_is_alive_and_not_ready(
         alive, state = get(admin, "/livez"), status(admin)["state"]
         direct.ask(command("RPUSH", "drain", "x"), b":1\r\n")
         client.expect(b"*2\r\n$5\r\ndrain\r\n$1\r\nx\r\n")
-    assert (told, alive, state) == ((503, "draining, 1 sessions are left"), (200, "ok"), "draining")
+    assert (told, alive, state) == ((503, "draining, sessions left: 1"), (200, "ok"), "draining")
     assert proxy.wait() == 0
 
 

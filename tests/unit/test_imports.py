@@ -26,7 +26,7 @@ FLOORS = {
     "sources": 5,
     "config": 6,
     "hotreload": 7, "observability": 7,
-    "control": 8, "proxy": 8,
+    "control": 8, "facts": 8, "proxy": 8,
     "__main__": 9, "activate": 9, "cli": 9, "completion": 9, "ctl": 9, "ctl_top": 9, "terminal": 9, "demo": 9, "demo_check": 9, "describe": 9,
     "serve": 9,
     "": 10,
