@@ -27,7 +27,9 @@ from shotover_gevent.codecs import resp_request_scanner
 from shotover_gevent.config.check import check_files
 from shotover_gevent.config.model import SourceFields
 from shotover_gevent.config.yaml import MAX_FILE_BYTES
+from shotover_gevent.facts import ProxyFacts
 from shotover_gevent.hotreload.command import Report
+from shotover_gevent.hotreload.count import ReloadCounts
 from shotover_gevent.hotreload.lending import MAX_LENT
 from shotover_gevent.net import stream, tls_context
 from shotover_gevent.observability.status import status
@@ -434,7 +436,8 @@ def test_the_report_of_a_reload_is_told_in_full() -> None:
 
 def test_the_status_is_told_in_full() -> None:
     """``docs/status_page.rst`` has every key of ``/status``, in their order."""
-    keys = list(status(Proxy({"sources": []})))
+    proxy = Proxy({"sources": []})
+    keys = list(status(ProxyFacts(proxy, ReloadCounts(proxy.metrics))))
     assert [row[0] for row in rows("docs/status_page.rst", "As JSON")] == keys
 
 
