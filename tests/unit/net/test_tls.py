@@ -243,8 +243,10 @@ def test_a_blocked_sender_waits_for_the_reader(pair: Pair) -> None:
     sender = gevent.spawn(client.send, b"x" * 300_000)
     gevent.sleep(0.01)
     assert not sender.ready()
+    assert client.blocked_since
     assert read_all(server, 300_000) == b"x" * 300_000
     sender.get()
+    assert not client.blocked_since
     client.close()
     server.close()
 

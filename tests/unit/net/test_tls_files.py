@@ -52,6 +52,15 @@ def test_keys_of_every_form_are_read(
     assert problems(acceptor(files, authority.path)) == ()
 
 
+def test_one_file_may_hold_the_certificate_and_its_key(authority: Authority, tmp_path: Path) -> None:
+    """In either order, so that a rename replaces both at once."""
+    certificate, key = (Path(path).read_text() for path in authority.issue())
+    both = tmp_path / "both.pem"
+    for text in (certificate + key, key + certificate):
+        both.write_text(text)
+        assert problems(acceptor((str(both), str(both)))) == ()
+
+
 def test_the_context_of_a_source(authority: Authority) -> None:
     """From TLS 1.2 on; with an authority clients must show a certificate."""
     files = authority.issue()
