@@ -318,6 +318,24 @@ def test_a_session_is_resumed(pair: Pair, version: ssl.TLSVersion) -> None:
     assert resumed == [(False, False), (True, True), (True, True)]
 
 
+def test_changed_files_end_the_sessions_of_before(
+    pair: Pair, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was trusted then may not be trusted now: the next connection verifies everything again."""
+    monkeypatch.setattr(tls_context, "CHECK_S", 0.0)
+    resumed = []
+    for _ in range(3):
+        server, client = pair.connect()
+        server.send(b"hello")
+        client.read()
+        resumed.append(client.is_resumed)
+        client.close()
+        server.close()
+        if len(resumed) == 2:
+            Path(authority.path).write_bytes(Path(authority.path).read_bytes() + b"\n")
+    assert resumed == [False, True, False]
+
+
 def test_a_handshake_that_fails_says_why(pair: Pair, authority: Authority, tmp_path: Path) -> None:
     """An authority that is not trusted: the client says so, and the server is told."""
     (tmp_path / "other").mkdir()
