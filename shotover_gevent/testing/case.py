@@ -35,6 +35,10 @@ PUSHES = {"Valkey": (b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n",), "Tcp": (
 MAX_SHOWN = 100
 
 
+class BrokenRule(AssertionError):
+    """A transform does not keep the contract; the sentence says how."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One transform under test: how it is made, what it is asked, what it declares."""
@@ -124,7 +128,7 @@ class Case:
                 yield
         except gevent.Timeout:
             self.broken(rule, f"an end within {self.timeout_s:g} s", "none", "every wait has a deadline")
-        except AssertionError:
+        except BrokenRule:
             raise
         except Exception as error:
             self.broken(rule, "no exception", describe(error), cause=error)
@@ -134,7 +138,7 @@ class Case:
     ) -> NoReturn:
         """Fail, with a sentence that names the rule."""
         more = f"; {way_out}" if way_out else ""
-        raise AssertionError(
+        raise BrokenRule(
             f"{self.name} breaks the rule '{rule}': expected {expected}, saw {seen}{more}") from cause
 
     def same(self, rule: str, expected: Any, seen: Any, what: str, way_out: str = "") -> None:

@@ -272,6 +272,8 @@ def check_move(case: Case) -> None:
             state, luggage = old.export()
             again, _ = old.export()
             shared = json.dumps({step.name: step.export() for step in all_steps([config])})
+    except gevent.Timeout:
+        case.broken("a session between requests can move", f"its state within {case.timeout_s:g} s", "none")
     except Pinned as error:
         if case.pins:
             return
@@ -344,8 +346,6 @@ def _outcome(case: Case, session: TransformSession, requests: Batch) -> Batch | 
     def run() -> Batch | None:
         try:
             return session.run(requests)
-        except AssertionError:
-            raise
         except Exception as error:
             caught.append(error)
             return None

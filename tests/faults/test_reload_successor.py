@@ -194,8 +194,10 @@ def test_an_added_listener_whose_port_is_in_use_is_the_reason(victim, port, topo
         added = topology.partition("sources:\n")[2].replace(str(port), str(number)).replace(
             'name: "', 'name: "added ')
         failed = replaced_with(victim, port, topology + added)
+    line = max(n for n, text in enumerate((topology + added).splitlines(), 1) if "listen_addr" in text)
     assert (failed.code, failed.reason) == (
-        75, "the successor ended with exit code 75: topology.yaml:15:20  sources[1].Valkey.listen_addr: "
+        75, "the successor ended with exit code 75: "
+        f"topology.yaml:{line}:20  sources[1].Valkey.listen_addr: "
         f"cannot listen on 127.0.0.1:{number}: Address already in use (os error 98)\n"
         "    another program listens there; to see which one: ss -ltnp\n"
         "1 problem; nothing was started")

@@ -183,7 +183,7 @@ def test_all_problems_of_a_dict_come_at_once() -> None:
     assert str(caught.value) == """\
 <topology>  sources[0].Valkey.timeout: found the text "long", wanted an integer
 <topology>  sources[0].Valkey.nmae: unknown field
-    known fields: name, listen_addr, connection_limit, hard_connection_limit, timeout, chain
+    known fields: name, listen_addr, connection_limit, hard_connection_limit, timeout, tls, chain
 2 problems; nothing was started"""
 
 

@@ -468,7 +468,8 @@ def test_what_is_declared_is_not_a_fault(kind: type[Transform], declared: str) -
     [
         (NotASink, "MadeSink breaks the rule 'session() returns a Sink': expected a Sink, saw a NotASink; "
                    "what is terminating answers by itself"),
-        (CallingNext, "CallingNext called next, but it is the sink: nothing stands below it"),
+        (CallingNext, "MadeSink breaks the rule 'every request is answered': expected no exception, saw "
+                      "AssertionError: CallingNext called next, but it is the sink: nothing stands below it"),
     ], ids=lambda value: getattr(value, "__name__", ""))
 def test_a_sink_is_one(kind: type[Transform], said: str) -> None:
     """A terminating configuration makes a sink, which answers by itself."""
