@@ -178,7 +178,7 @@ class HotReloadServer:
             if not data:
                 logger.debug("control socket %s: process %d left", self.path, peer.who.pid)
             elif peer.who.uid not in (0, os.geteuid()):
-                refuse(peer, f"user {peer.who.uid} may not reload a process of another user")
+                refuse(peer, f"user {peer.who.uid} may not reload or control a process of another user")
             else:
                 self._answer(peer, data)
         except TimeoutError:

@@ -253,7 +253,7 @@ def test_another_user_is_refused(path, log):
     """Even where the file would let it in."""
     with serving(path) as server, Successor(path, uid=65534) as other:
         os.chmod(path, 0o666)
-        text = "user 65534 may not reload a process of another user"
+        text = "user 65534 may not reload or control a process of another user"
         assert other.ask(SEND) == (error(text), 0)
         assert f"hot reload by process {other.pid} refused: {text}" in log.messages
         assert is_serving(path, server.host)
