@@ -128,9 +128,9 @@ class Chain:
             self.close()
             raise
         run: Next = _no_sink
-        for index in reversed(range(len(config.steps))):
+        for index in reversed(range(1, len(config.steps))):
             run = _link(config, index, self.transforms[index], run)
-        self.run = _count_runs(config, run)
+        self.run: Next = _first(config, self.transforms[0], run) if config.steps else run
 
     def patience_s(self, count: int, since: float) -> float:
         """How much longer ``count`` requests, the first of them read at ``since``, may wait for more."""
@@ -164,24 +164,21 @@ def _no_sink(requests: Batch) -> Batch:
 
 def _link(config: ChainConfig, index: int, transform: Transform, below: Next) -> Next:
     """The step of ``transform``: what the one above it calls as ``next``."""
-    step = config.steps[index]
-    metrics = config.step_metrics[index]
-    run, total, latency = transform.transform, metrics.total, metrics.latency
+    step, metrics = config.steps[index], config.step_metrics[index]
+    run, total, latency, clock = transform.transform, metrics.total, metrics.latency, perf_counter
     bounds, counts = latency.bounds, latency.counts
 
     def next(requests: Batch) -> Batch:
         total.value += 1
-        start = perf_counter()
+        start = clock()
         try:
             responses = run(requests, below)
         except SessionEnd:
             raise
         except Exception as error:
             metrics.failures.value += 1
-            raise TransformError(
-                f"Transform {step.type_name} named {step.name} failed in chain {config.name}"
-            ) from error
-        seconds = perf_counter() - start
+            raise _failure(config, step) from error
+        seconds = clock() - start
         counts[bisect_left(bounds, seconds)] += 1
         latency.total += seconds
         return responses
@@ -189,39 +186,54 @@ def _link(config: ChainConfig, index: int, transform: Transform, below: Next) ->
     return next
 
 
-def _count_runs(config: ChainConfig, below: Next) -> Next:
-    """Count the runs of the whole chain, and hold it to one response per request."""
-    total, latency = config.total, config.latency
+def _first(config: ChainConfig, transform: Transform, below: Next) -> Next:
+    """The first step, and with it the whole chain: counted, and held to one response per request.
+
+    Both take the same time, but for what it takes to look at a clock.
+    """
+    step, metrics = config.steps[0], config.step_metrics[0]
+    run, total, latency, clock = transform.transform, metrics.total, metrics.latency, perf_counter
     bounds, counts = latency.bounds, latency.counts
+    chain_total, chain_latency = config.total, config.latency
+    chain_counts = chain_latency.counts
     requests_size, responses_size = config.requests_size, config.responses_size
     size_bounds = requests_size.bounds
     request_counts, response_counts = requests_size.counts, responses_size.counts
 
-    def run(requests: Batch) -> Batch:
+    def first(requests: Batch) -> Batch:
+        chain_total.value += 1
         total.value += 1
-        asked = len(requests)
-        start = perf_counter()
+        asked = requests.count
+        start = clock()
         try:
-            responses = below(requests)
-            if len(responses) != asked:
-                raise TransformError(
-                    f"{len(responses)} responses to {asked} requests: "
-                    "this violates the transform invariants"
-                )
+            responses = run(requests, below)
         except SessionEnd:
             raise
-        except Exception:
+        except Exception as error:
+            metrics.failures.value += 1
             config.failures.value += 1
-            raise
-        seconds = perf_counter() - start
-        counts[bisect_left(bounds, seconds)] += 1
+            raise _failure(config, step) from error
+        seconds = clock() - start
+        bucket = bisect_left(bounds, seconds)
+        counts[bucket] += 1
         latency.total += seconds
+        if responses.count != asked:
+            config.failures.value += 1
+            raise TransformError(
+                f"{responses.count} responses to {asked} requests: "
+                "this violates the transform invariants")
+        chain_counts[bucket] += 1
+        chain_latency.total += seconds
         if asked:
-            bucket = bisect_left(size_bounds, asked)
+            bucket = 0 if asked == 1 else bisect_left(size_bounds, asked)
             request_counts[bucket] += 1
             response_counts[bucket] += 1
             requests_size.total += asked
             responses_size.total += asked
         return responses
 
-    return run
+    return first
+
+
+def _failure(config: ChainConfig, step: TransformConfig) -> TransformError:
+    return TransformError(f"Transform {step.type_name} named {step.name} failed in chain {config.name}")

@@ -98,125 +98,114 @@ class Message:
 class Batch:
     """The messages that arrived together.
 
-    ``raw`` holds them byte for byte; ``values`` is the decoded form that the codec had
-    almost for free (for Valkey requests a ``list[bytes]`` each, for responses what hiredis
-    returns). ``bounds``, when the codec already knows them, are the end offsets of the
-    messages; they are computed otherwise, on the first split.
+    ``raw`` holds them byte for byte, and ``count`` says how many they are. ``values`` is the decoded form
+    that the codec had almost for free (for Valkey requests a ``list[bytes]`` each, for responses what
+    hiredis returns), ``names`` the upper-cased command name of each request. Do not change these;
+    change a message's frame instead. ``bounds``, when the codec already knows them, are the end offsets
+    of the messages; they are computed otherwise, on the first split.
+
+    While nobody has asked for a message, all of this is plain data. Once somebody has, the batch is its
+    messages, and the same attributes are made of them: then it is a :class:`_Split`.
     """
 
-    __slots__ = ("codec", "received_at", "_raw", "_values", "_count", "_bounds", "_messages", "_names")
+    __slots__ = ("codec", "received_at", "raw", "count", "values", "names", "_bounds", "_messages")
+
+    raw: bytes
+    count: int
+    values: Sequence[Any]
+    names: list[bytes]
 
     def __init__(
         self, codec: Codec, raw: bytes, values: Sequence[Any], bounds: list[int] | None = None
     ) -> None:
         self.codec = codec
         self.received_at = 0.0
-        self._raw = raw
-        self._values: Sequence[Any] | None = values
-        self._count = len(values)
+        self.raw = raw
+        self.values = values
+        self.count = len(values)
         self._bounds = bounds
-        self._messages: list[Message] | None = None
-        self._names: list[bytes] | None = None
 
-    @classmethod
-    def of(cls, codec: Codec, messages: Iterable[Message]) -> Batch:
+    def __getattr__(self, name: str) -> Any:
+        """What is made when somebody asks for it the first time."""
+        if name == "names":
+            self.names = self.codec.names(self.values)
+            return self.names
+        if name == "values":
+            self.values = self.codec.decode(self.raw)
+            return self.values
+        raise AttributeError(f"{type(self).__name__} has no attribute {name}")
+
+    @staticmethod
+    def of(codec: Codec, messages: Iterable[Message]) -> Batch:
         """A batch of these messages, in this order."""
-        batch = cls(codec, b"", ())
+        batch = _Split.__new__(_Split)
+        batch.codec = codec
+        batch.received_at = 0.0
+        batch._bounds = None
         batch._messages = list(messages)
-        batch._values = None
         return batch
 
-    @classmethod
-    def join(cls, batches: Sequence[Batch]) -> Batch:
+    @staticmethod
+    def join(batches: Sequence[Batch]) -> Batch:
         """One batch of the messages of one or more batches, in this order; they are used up."""
         first = batches[0]
         if len(batches) == 1:
             return first
-        if any(batch._messages is not None or batch._values is None for batch in batches):
-            joined = cls.of(first.codec, [message for batch in batches for message in batch.messages])
+        if any(type(batch) is _Split for batch in batches):
+            joined = Batch.of(first.codec, [message for batch in batches for message in batch.messages])
         else:
-            raw = b"".join([batch._raw for batch in batches])
-            values = [value for batch in batches for value in batch._values or ()]
-            joined = cls(first.codec, raw, values, _joined_bounds(batches))
+            raw = b"".join([batch.raw for batch in batches])
+            values = [value for batch in batches for value in batch.values]
+            joined = Batch(first.codec, raw, values, _joined_bounds(batches))
         joined.received_at = first.received_at
         return joined
 
-    def copy(self) -> Batch:
-        """The same messages as they are now, without pushes: a change to either is not seen in the other."""
-        if self._messages is None and self._values is not None:
-            copy = Batch(self.codec, self._raw, self._values, self._bounds)
-            copy._names = self._names
-        else:
-            copy = Batch.of(self.codec, [Message(self.codec, message.raw) for message in self.messages])
-        copy.received_at = self.received_at
-        return copy
-
-    @classmethod
-    def counted(cls, codec: Codec, raw: bytes, count: int) -> Batch:
+    @staticmethod
+    def counted(codec: Codec, raw: bytes, count: int) -> Batch:
         """A batch of so many responses; they are decoded when somebody asks."""
-        batch = cls(codec, raw, ())
-        batch._values = None
-        batch._count = count
+        batch = Batch.__new__(Batch)
+        batch.codec = codec
+        batch.received_at = 0.0
+        batch.raw = raw
+        batch.count = count
+        batch._bounds = None
         return batch
 
-    @property
-    def raw(self) -> bytes:
-        """The bytes of all messages, with the pushes that lead them."""
-        if self._messages is None:
-            return self._raw
-        return b"".join([part for m in self._messages for part in (m.lead, m.raw) if part])
-
-    @property
-    def values(self) -> Sequence[Any]:
-        """One decoded value per message. Do not change it; change a message's frame instead."""
-        if self._messages is None:
-            if self._values is None:
-                self._values = self.codec.decode(self._raw)
-            return self._values
-        return [message.frame for message in self._messages]
-
-    @property
-    def names(self) -> list[bytes]:
-        """The upper-cased command name of each request, as the codec sees it; computed once."""
-        if self._messages is not None:
-            return self.codec.names(self.values)
-        if self._names is None:
-            self._names = self.codec.names(self._values or ())
-        return self._names
+    def copy(self) -> Batch:
+        """The same messages as they are now, without pushes: a change to either is not seen in the other."""
+        copy = Batch(self.codec, self.raw, self.values, self._bounds)
+        copy.received_at = self.received_at
+        return copy
 
     @property
     def messages(self) -> list[Message]:
         """The messages; the batch is split at the first call and lives as messages from then on."""
-        if self._messages is None:
-            raw, codec, start = self._raw, self.codec, 0
-            if raw and not self._count:
-                return []  # bytes without structure: looking for messages must not lose them
-            self._messages = messages = []
-            for end in self.bounds:
-                messages.append(Message(codec, raw[start:end]))
-                start = end
-        return self._messages
+        raw, codec, start = self.raw, self.codec, 0
+        if raw and not self.count:
+            return []  # bytes without structure: looking for messages must not lose them
+        messages = []
+        for end in self.bounds:
+            messages.append(Message(codec, raw[start:end]))
+            start = end
+        self._messages = messages
+        self.__class__ = _Split
+        return messages
 
     @property
     def bounds(self) -> list[int]:
         """End offset of each message in ``raw`` as it arrived."""
         if self._bounds is None:
-            self._bounds = self.codec.split(self._raw, self._count)
+            self._bounds = self.codec.split(self.raw, self.count)
         return self._bounds
 
     @property
     def sizes(self) -> list[int]:
         """The bytes of each message, without the pushes that lead it."""
-        if self._messages is not None:
-            return [len(message.raw) for message in self._messages]
         bounds = self.bounds
         return [end - start for start, end in zip([0, *bounds], bounds)]
 
     def __len__(self) -> int:
-        return self._count if self._messages is None else len(self._messages)
-
-    def __bool__(self) -> bool:
-        return len(self) > 0
+        return self.count
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self.messages)
@@ -227,7 +216,9 @@ class Batch:
     def __getitem__(self, index: slice) -> Batch: ...
     def __getitem__(self, index: int | slice) -> Message | Batch:
         if isinstance(index, slice):
-            return self._part(index)
+            part = self._part(index)
+            part.received_at = self.received_at
+            return part
         return self.messages[index]
 
     def __setitem__(self, index: int, message: Message) -> None:
@@ -237,19 +228,15 @@ class Batch:
             self.messages[index] = message.led_by(old)
 
     def _part(self, place: slice) -> Batch:
-        start, stop, step = place.indices(len(self))
-        if self._messages is not None or self._values is None or step != 1:
-            part = Batch.of(self.codec, self.messages[place])
-        else:
-            bounds = self.bounds
-            low = bounds[start - 1] if start else 0
-            high = bounds[stop - 1] if stop > start else low
-            part = Batch(
-                self.codec, self._raw[low:high], self._values[start:stop],
-                [end - low for end in bounds[start:stop]],
-            )
-        part.received_at = self.received_at
-        return part
+        start, stop, step = place.indices(self.count)
+        if step != 1:
+            return Batch.of(self.codec, self.messages[place])
+        bounds = self.bounds
+        low = bounds[start - 1] if start else 0
+        high = bounds[stop - 1] if stop > start else low
+        return Batch(
+            self.codec, self.raw[low:high], self.values[start:stop],
+            [end - low for end in bounds[start:stop]])
 
     def map(self, change: Callable[[Message], Message]) -> Batch:
         """A batch of ``change(message)`` for every message, with the pushes that lead them."""
@@ -263,6 +250,51 @@ class Batch:
         return f"<Batch of {len(self)} {self.codec.name} messages>"
 
 
+class _Split(Batch):
+    """A batch whose messages somebody has asked for. They may have changed since."""
+
+    __slots__ = ()
+
+    @property
+    def raw(self) -> bytes:  # type: ignore[override]
+        """The bytes of all messages, with the pushes that lead them."""
+        return b"".join([part for m in self._messages for part in (m.lead, m.raw) if part])
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """How many messages there are now."""
+        return len(self._messages)
+
+    @property
+    def values(self) -> Sequence[Any]:  # type: ignore[override]
+        """The frame of each message."""
+        return [message.frame for message in self._messages]
+
+    @property
+    def names(self) -> list[bytes]:  # type: ignore[override]
+        """The name of each request as it is now."""
+        return self.codec.names(self.values)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The messages themselves: what is done to the list is done to the batch."""
+        return self._messages
+
+    @property
+    def sizes(self) -> list[int]:
+        """As of any batch."""
+        return [len(message.raw) for message in self._messages]
+
+    def copy(self) -> Batch:
+        """As of any batch."""
+        copy = Batch.of(self.codec, [Message(self.codec, message.raw) for message in self._messages])
+        copy.received_at = self.received_at
+        return copy
+
+    def _part(self, place: slice) -> Batch:
+        return Batch.of(self.codec, self._messages[place])
+
+
 def _joined_bounds(batches: Sequence[Batch]) -> list[int] | None:
     """The bounds of all messages together; ``None`` if no batch knows its own."""
     if all(batch._bounds is None for batch in batches):
@@ -270,5 +302,5 @@ def _joined_bounds(batches: Sequence[Batch]) -> list[int] | None:
     bounds, start = [], 0
     for batch in batches:
         bounds += [start + end for end in batch.bounds]
-        start += len(batch._raw)
+        start += len(batch.raw)
     return bounds

@@ -62,7 +62,9 @@ class RequestDecoder:
             return self._resume(raw)
         values, end = take_canonical(raw)
         if end == len(raw):
-            return Batch(RESP, raw, values)
+            batch = Batch(RESP, raw, values)
+            batch.names = [value[0].upper() for value in values]
+            return batch
         found = _Found()
         found.add(raw[:end], values)
         return self._scan(raw, end, found)

@@ -59,7 +59,7 @@ class ReceiveBuffer:
 class Park:
     """Where the greenlet that made it waits: for one stream, or for any of its streams."""
 
-    __slots__ = ("loop", "streams", "greenlet", "target", "_switch", "_hub_switch", "_woken")
+    __slots__ = ("loop", "streams", "greenlet", "target", "switch", "_hub_switch", "_woken")
 
     def __init__(self, greenlet: Any = None) -> None:
         """The place of ``greenlet``, which may not have started yet; by default the current one."""
@@ -68,7 +68,8 @@ class Park:
         self.streams: list[Stream] = []
         self.greenlet = getcurrent() if greenlet is None else greenlet
         self.target: Any = None
-        self._switch = self.greenlet.switch
+        #: Hands a stream to the waiting greenlet; called by watchers, in the hub.
+        self.switch = self.greenlet.switch
         self._hub_switch = hub.switch
         self._woken = False
 
@@ -103,11 +104,6 @@ class Park:
                 timer.stop()
                 timer.close()
 
-    def fire(self, stream: Stream) -> None:
-        """Hand ``stream`` to the waiting greenlet; called by watchers, in the hub."""
-        self.target = None
-        self._switch(stream)
-
     def wake(self) -> None:
         """End :meth:`wait_any` now, or the next one at once; callable from any greenlet of the hub."""
         if not self._woken:
@@ -118,13 +114,13 @@ class Park:
         if self._woken and self.target is ANY:
             self._woken = False
             self.target = None
-            self._switch(None)
+            self.switch(None)
 
     def _expire(self) -> None:
         """The time of :meth:`wait_any` is over. Called by its timer, in the hub, while it waits."""
         if self.target is ANY:
             self.target = None
-            self._switch(None)
+            self.switch(None)
 
     @property
     def is_idle(self) -> bool:
@@ -138,17 +134,13 @@ class HubPark:
     It must not wait. Bytes of the receive buffer are gone once it switches to a greenlet.
     """
 
-    __slots__ = ("loop", "streams", "target", "_on_readable")
+    __slots__ = ("loop", "streams", "target", "switch")
 
     def __init__(self, on_readable: Callable[[Stream], None]) -> None:
         self.loop = get_hub().loop
         self.streams: list[Stream] = []
         self.target = ANY
-        self._on_readable = on_readable
-
-    def fire(self, stream: Stream) -> None:
-        """Called by watchers, in the hub."""
-        self._on_readable(stream)
+        self.switch = on_readable
 
 
 class Stream:
@@ -188,7 +180,7 @@ class Stream:
         park = self.park
         target = park.target
         if target is self or target is ANY:
-            park.fire(self)
+            park.switch(self)
         else:
             self._watcher.stop()
             self.is_stopped = True

@@ -32,25 +32,24 @@ _JOINED_BYTES = 64 * 1024
 class Waiter(Share):
     """A session that waits for the answers to its requests. It serves for one run after the other."""
 
-    __slots__ = ("request", "written_at", "failure", "_switch")
+    __slots__ = ("request", "written_at", "failure", "wake")
 
-    def __init__(self, switch: Callable[[], Any] | None) -> None:
-        """``switch`` resumes the greenlet that waits; it is called in the hub."""
+    def __init__(self, wake: Callable[[], Any]) -> None:
+        """``wake`` resumes the greenlet that waits; it is called in the hub."""
         super().__init__(0)
         self.request: bytes = b""
         #: When the request left, as ``perf_counter()``.
         self.written_at = 0.0
         self.failure: str | None = None
-        self._switch = switch
+        self.wake = wake
 
     def abandon(self) -> None:
         """Nobody waits any more."""
-        self._switch = None
+        self.wake = _nobody
 
-    def wake(self) -> None:
-        """Let whoever waits go on; called in the hub."""
-        if self._switch is not None:
-            self._switch()
+
+def _nobody() -> None:
+    """Whom an abandoned waiter wakes."""
 
 
 class SharedConnection:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -139,8 +139,10 @@ class Session(BaseSession):
 
     def _answer(self, requests: Batch) -> bool:
         """Run the chain and send what it returns; ``False`` if it failed and the client was told."""
-        self.requests += len(requests)
-        parts = self.source.protocol.runs(requests, self._run_limit)
+        self.requests += requests.count
+        parts: Sequence[Batch] = (requests,)
+        if requests.count != 1:
+            parts = self.source.protocol.runs(requests, self._run_limit)
         for number, part in enumerate(parts):
             try:
                 self._run(part)
@@ -154,25 +156,27 @@ class Session(BaseSession):
         return True
 
     def _run(self, requests: Batch) -> None:
-        assert self._chain is not None and self._client is not None and self._context is not None
+        chain, client, context, source = self._chain, self._client, self._context, self.source
+        assert chain and client and context
         self._is_running = True
         try:
-            responses = self._chain.run(requests)
+            responses = chain.run(requests)
         finally:
             self._is_running = False
         raw = responses.raw
-        if self._context.pushed:
-            raw += self._context.take_pushed()
+        if context.pushed:
+            raw += context.take_pushed()
         size = len(raw)
         if size:
             try:
-                self._client.send(raw)
+                client.send(raw)
             except OSError as error:
                 raise _SendFailed from error
-        self.source.bytes_sent.value += size
-        self._adapt(size)
+        source.bytes_sent.value += size
+        if size > SMALL_RUN_BYTES or self._run_limit < LONGEST_RUN:
+            self._adapt(size)
         if responses.received_at:
-            self.source.sink_to_source.observe(perf_counter() - responses.received_at)
+            source.sink_to_source.observe(perf_counter() - responses.received_at)
 
     def _adapt(self, size: int) -> None:
         """Choose the length of the next run by the size of these answers."""
