@@ -116,24 +116,20 @@ class Batch:
     names: list[bytes]
 
     def __init__(
-        self, codec: Codec, raw: bytes, values: Sequence[Any], bounds: list[int] | None = None
+        self, codec: Codec, raw: bytes, values: Sequence[Any], bounds: list[int] | None = None,
+        names: list[bytes] | None = None,
     ) -> None:
+        """``names`` are computed when somebody asks if they are not given."""
         self.codec = codec
         self.received_at = 0.0
         self.raw = raw
         self.values = values
         self.count = len(values)
         self._bounds = bounds
-
-    def __getattr__(self, name: str) -> Any:
-        """What is made when somebody asks for it the first time."""
-        if name == "names":
-            self.names = self.codec.names(self.values)
-            return self.names
-        if name == "values":
-            self.values = self.codec.decode(self.raw)
-            return self.values
-        raise AttributeError(f"{type(self).__name__} has no attribute {name}")
+        if names is None:
+            self.__class__ = _Nameless
+        else:
+            self.names = names
 
     @staticmethod
     def of(codec: Codec, messages: Iterable[Message]) -> Batch:
@@ -163,7 +159,7 @@ class Batch:
     @staticmethod
     def counted(codec: Codec, raw: bytes, count: int) -> Batch:
         """A batch of so many responses; they are decoded when somebody asks."""
-        batch = Batch.__new__(Batch)
+        batch = _Counted.__new__(_Counted)
         batch.codec = codec
         batch.received_at = 0.0
         batch.raw = raw
@@ -248,6 +244,34 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"<Batch of {len(self)} {self.codec.name} messages>"
+
+
+class _Nameless(Batch):
+    """A batch whose names nobody has asked for yet."""
+
+    __slots__ = ()
+
+    @property
+    def names(self) -> list[bytes]:  # type: ignore[override]
+        """The names, computed at the first call; it is an ordinary batch from then on."""
+        names = self.codec.names(self.values)
+        self.__class__ = Batch
+        self.names = names
+        return names
+
+
+class _Counted(_Nameless):
+    """A batch whose values nobody has asked for yet."""
+
+    __slots__ = ()
+
+    @property
+    def values(self) -> Sequence[Any]:  # type: ignore[override]
+        """The values, decoded at the first call."""
+        values = self.codec.decode(self.raw)
+        self.__class__ = _Nameless
+        self.values = values
+        return values
 
 
 class _Split(Batch):

@@ -62,9 +62,7 @@ class RequestDecoder:
             return self._resume(raw)
         values, end = take_canonical(raw)
         if end == len(raw):
-            batch = Batch(RESP, raw, values)
-            batch.names = [value[0].upper() for value in values]
-            return batch
+            return Batch(RESP, raw, values, None, [value[0].upper() for value in values])
         found = _Found()
         found.add(raw[:end], values)
         return self._scan(raw, end, found)

@@ -16,6 +16,7 @@ What each command does is in :func:`shotover_gevent.codecs.resp_state.needs`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from time import monotonic, perf_counter
 from typing import Any
@@ -130,7 +131,7 @@ class SharedSink(Sink):
 
     def _share(self, requests: Batch) -> Batch:
         """Send the requests with those of others, and wait for the answers."""
-        count = len(requests)
+        count = requests.count
         if not count:  # a transform above has answered all of them
             return Batch(RESP, b"", ())
         connection = self._connection
@@ -153,7 +154,9 @@ class SharedSink(Sink):
             self._failed_requests.value += waiter.errors
             waiter.errors = 0
         if requests.received_at:
-            self._source_to_sink.observe(waiter.written_at - requests.received_at)
+            latency, seconds = self._source_to_sink, waiter.written_at - requests.received_at
+            latency.counts[bisect_left(latency.bounds, seconds)] += 1
+            latency.total += seconds
         responses = Batch.counted(RESP, raw, count)
         responses.received_at = perf_counter()
         return responses

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,7 @@ class Session(BaseSession):
                     received_at = clock()
                     received.value += count
                     requests = decoder.feed(view[:count])
-                    if requests:
+                    if requests.count:
                         requests.received_at = received_at
                         yield requests
                 elif count == 0:
@@ -176,7 +177,10 @@ class Session(BaseSession):
         if size > SMALL_RUN_BYTES or self._run_limit < LONGEST_RUN:
             self._adapt(size)
         if responses.received_at:
-            source.sink_to_source.observe(perf_counter() - responses.received_at)
+            seconds = perf_counter() - responses.received_at
+            latency = source.sink_to_source
+            latency.counts[bisect_left(latency.bounds, seconds)] += 1
+            latency.total += seconds
 
     def _adapt(self, size: int) -> None:
         """Choose the length of the next run by the size of these answers."""
