@@ -48,20 +48,35 @@ class Gauge:
 
 
 class Histogram:
-    """Counts per bucket (the last one is everything above), and the sum."""
+    """Counts per bucket (the last one is everything above), and the sum.
 
-    __slots__ = ("bounds", "counts", "total")
+    Who counts adds to ``own`` and ``own_total``. What is counted in several places at once is counted in
+    one histogram, and the others have it among their ``parts``: they are added up when somebody reads.
+    """
+
+    __slots__ = ("bounds", "own", "own_total", "parts")
     kind = "histogram"
 
     def __init__(self, bounds: tuple[float, ...] = LATENCY_BUCKETS_S) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self.own = [0] * (len(bounds) + 1)
+        self.own_total = 0.0
+        self.parts: list[Histogram] = []
 
     def observe(self, value: float) -> None:
         """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self.own[bisect_left(self.bounds, value)] += 1
+        self.own_total += value
+
+    @property
+    def counts(self) -> list[int]:
+        """How many values there were in each bucket."""
+        return [sum(each) for each in zip(self.own, *(part.counts for part in self.parts))]
+
+    @property
+    def total(self) -> float:
+        """The sum of all values."""
+        return self.own_total + sum(part.total for part in self.parts)
 
 
 Metric = Counter | Gauge | Histogram

@@ -62,6 +62,10 @@ class ChainConfig:
         self.latency = metrics.histogram(
             "shotover_chain_latency_seconds", "Duration of a run", **labels)
         self.step_metrics = [StepMetrics(step.type_name, metrics) for step in self.steps]
+        # A run of the chain is one of its first step, and has as many responses as requests.
+        self.responses_size.parts.append(self.requests_size)
+        if self.steps:
+            self.step_metrics[0].latency.parts.append(self.latency)
         build_steps(self.steps, BuildContext(
             metrics=metrics, chain=name, protocol=protocol,
             endpoints=[] if endpoints is None else endpoints, is_awaited=is_awaited))
@@ -166,7 +170,7 @@ def _link(config: ChainConfig, index: int, transform: Transform, below: Next) ->
     """The step of ``transform``: what the one above it calls as ``next``."""
     step, metrics = config.steps[index], config.step_metrics[index]
     run, total, latency, clock = transform.transform, metrics.total, metrics.latency, perf_counter
-    bounds, counts = latency.bounds, latency.counts
+    bounds, counts = latency.bounds, latency.own
 
     def next(requests: Batch) -> Batch:
         total.value += 1
@@ -180,25 +184,19 @@ def _link(config: ChainConfig, index: int, transform: Transform, below: Next) ->
             raise _failure(config, step) from error
         seconds = clock() - start
         counts[bisect_left(bounds, seconds)] += 1
-        latency.total += seconds
+        latency.own_total += seconds
         return responses
 
     return next
 
 
 def _first(config: ChainConfig, transform: Transform, below: Next) -> Next:
-    """The first step, and with it the whole chain: counted, and held to one response per request.
-
-    Both take the same time, but for what it takes to look at a clock.
-    """
+    """The first step, and with it the whole chain: counted, and held to one response per request."""
     step, metrics = config.steps[0], config.step_metrics[0]
-    run, total, latency, clock = transform.transform, metrics.total, metrics.latency, perf_counter
-    bounds, counts = latency.bounds, latency.counts
-    chain_total, chain_latency = config.total, config.latency
-    chain_counts = chain_latency.counts
-    requests_size, responses_size = config.requests_size, config.responses_size
-    size_bounds = requests_size.bounds
-    request_counts, response_counts = requests_size.counts, responses_size.counts
+    run, total, chain_total, clock = transform.transform, metrics.total, config.total, perf_counter
+    latency, sizes = config.latency, config.requests_size
+    bounds, counts = latency.bounds, latency.own
+    size_bounds, size_counts = sizes.bounds, sizes.own
 
     def first(requests: Batch) -> Batch:
         chain_total.value += 1
@@ -214,22 +212,19 @@ def _first(config: ChainConfig, transform: Transform, below: Next) -> Next:
             config.failures.value += 1
             raise _failure(config, step) from error
         seconds = clock() - start
-        bucket = bisect_left(bounds, seconds)
-        counts[bucket] += 1
-        latency.total += seconds
         if responses.count != asked:
             config.failures.value += 1
             raise TransformError(
                 f"{responses.count} responses to {asked} requests: "
                 "this violates the transform invariants")
-        chain_counts[bucket] += 1
-        chain_latency.total += seconds
-        if asked:
-            bucket = 0 if asked == 1 else bisect_left(size_bounds, asked)
-            request_counts[bucket] += 1
-            response_counts[bucket] += 1
-            requests_size.total += asked
-            responses_size.total += asked
+        counts[bisect_left(bounds, seconds)] += 1
+        latency.own_total += seconds
+        if asked == 1:
+            size_counts[0] += 1
+            sizes.own_total += 1
+        elif asked:
+            size_counts[bisect_left(size_bounds, asked)] += 1
+            sizes.own_total += asked
         return responses
 
     return first

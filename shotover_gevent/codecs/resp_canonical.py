@@ -23,7 +23,9 @@ from shotover_gevent.errors import PeerError
 _MAX_ARGUMENT_BYTES = 2048
 _MAX_ARGUMENTS = 1024
 _STRINGS = [b"$%d" % size for size in range(_MAX_ARGUMENT_BYTES + 1)]
-_ARRAYS = {b"*%d" % count: 2 * count for count in range(1, _MAX_ARGUMENTS + 1)}
+_string_of = _STRINGS.__getitem__
+#: The pieces of a request that begins so.
+_ARRAYS = {b"*%d" % count: 2 * count + 1 for count in range(1, _MAX_ARGUMENTS + 1)}
 
 # From this size of a read on, its first request is looked at before all of it is cut.
 _LARGE_READ_BYTES = 8 * 1024
@@ -39,20 +41,12 @@ def take_canonical(raw: bytes) -> tuple[list[list[bytes]], int]:
     at = 0
     try:
         while at < end:
-            index = at + 1
-            stop = index + _ARRAYS[pieces[at]]
-            if stop > end:
-                break
+            stop = at + _ARRAYS[pieces[at]]
             arguments = pieces[at + 2 : stop : 2]
-            for argument in arguments:
-                if pieces[index] != _STRINGS[len(argument)]:
-                    break
-                index += 2
-            else:
-                values.append(arguments)
-                at = stop
-                continue
-            break
+            if stop > end or pieces[at + 1 : stop : 2] != [*map(_string_of, map(len, arguments))]:
+                break
+            values.append(arguments)
+            at = stop
     except (KeyError, IndexError):
         pass
     if at == end and not pieces[end]:

@@ -73,6 +73,19 @@ class ReplyDealer:
         at, end = 0, len(raw)
         while at < end and waiting:
             share = waiting[0]
+            if share.missing == 1:
+                # The same as below, for the usual case.
+                line_end = find(_CRLF, at)
+                size = strings.get(raw[at:line_end])
+                if size is not None:
+                    after = line_end + 2 + size
+                    if after > end or raw[after - 2 : after] != _CRLF:
+                        break
+                    share.parts.append(raw[at:after])
+                    share.missing = 0
+                    done.append(waiting.popleft())
+                    at = after
+                    continue
             missing, start, errors = share.missing, at, 0
             while missing and at < end:
                 line_end = find(_CRLF, at)

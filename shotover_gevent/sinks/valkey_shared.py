@@ -155,8 +155,8 @@ class SharedSink(Sink):
             waiter.errors = 0
         if requests.received_at:
             latency, seconds = self._source_to_sink, waiter.written_at - requests.received_at
-            latency.counts[bisect_left(latency.bounds, seconds)] += 1
-            latency.total += seconds
+            latency.own[bisect_left(latency.bounds, seconds)] += 1
+            latency.own_total += seconds
         responses = Batch.counted(RESP, raw, count)
         responses.received_at = perf_counter()
         return responses

@@ -158,7 +158,7 @@ class Session(BaseSession):
 
     def _run(self, requests: Batch) -> None:
         chain, client, context, source = self._chain, self._client, self._context, self.source
-        assert chain and client and context
+        assert chain is not None and client is not None and context is not None
         self._is_running = True
         try:
             responses = chain.run(requests)
@@ -179,8 +179,8 @@ class Session(BaseSession):
         if responses.received_at:
             seconds = perf_counter() - responses.received_at
             latency = source.sink_to_source
-            latency.counts[bisect_left(latency.bounds, seconds)] += 1
-            latency.total += seconds
+            latency.own[bisect_left(latency.bounds, seconds)] += 1
+            latency.own_total += seconds
 
     def _adapt(self, size: int) -> None:
         """Choose the length of the next run by the size of these answers."""
