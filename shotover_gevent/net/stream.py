@@ -59,7 +59,8 @@ class ReceiveBuffer:
 class Park:
     """Where the greenlet that made it waits: for one stream, or for any of its streams."""
 
-    __slots__ = ("loop", "streams", "greenlet", "target", "switch", "_hub_switch", "_woken")
+    __slots__ = (
+        "loop", "streams", "greenlet", "target", "has_stopped", "switch", "_hub_switch", "_woken")
 
     def __init__(self, greenlet: Any = None) -> None:
         """The place of ``greenlet``, which may not have started yet; by default the current one."""
@@ -68,6 +69,8 @@ class Park:
         self.streams: list[Stream] = []
         self.greenlet = getcurrent() if greenlet is None else greenlet
         self.target: Any = None
+        #: Whether a stream has stopped itself since its greenlet waited the last time.
+        self.has_stopped = False
         #: Hands a stream to the waiting greenlet; called by watchers, in the hub.
         self.switch = self.greenlet.switch
         self._hub_switch = hub.switch
@@ -88,21 +91,29 @@ class Park:
         if self._woken:
             self._woken = False
             return None
-        for stream in self.streams:
-            if stream.is_stopped and not stream.is_paused:
-                stream.resume()
-        timer = None
+        if self.has_stopped:
+            self.has_stopped = False
+            for stream in self.streams:
+                if stream.is_stopped and not stream.is_paused:
+                    stream.resume()
         if timeout_s is not None:
-            timer = self.loop.timer(timeout_s)
-            timer.start(self._expire)
+            return self._wait_until(timeout_s)
         self.target = ANY
         try:
             return self._hub_switch()
         finally:
             self.target = None
-            if timer is not None:
-                timer.stop()
-                timer.close()
+
+    def _wait_until(self, timeout_s: float) -> Stream | None:
+        timer = self.loop.timer(timeout_s)
+        timer.start(self._expire)
+        self.target = ANY
+        try:
+            return self._hub_switch()
+        finally:
+            self.target = None
+            timer.stop()
+            timer.close()
 
     def wake(self) -> None:
         """End :meth:`wait_any` now, or the next one at once; callable from any greenlet of the hub."""
@@ -134,12 +145,13 @@ class HubPark:
     It must not wait. Bytes of the receive buffer are gone once it switches to a greenlet.
     """
 
-    __slots__ = ("loop", "streams", "target", "switch")
+    __slots__ = ("loop", "streams", "target", "has_stopped", "switch")
 
     def __init__(self, on_readable: Callable[[Stream], None]) -> None:
         self.loop = get_hub().loop
         self.streams: list[Stream] = []
         self.target = ANY
+        self.has_stopped = False
         self.switch = on_readable
 
 
@@ -183,7 +195,7 @@ class Stream:
             park.switch(self)
         else:
             self._watcher.stop()
-            self.is_stopped = True
+            self.is_stopped = park.has_stopped = True
 
     def pause(self) -> None:
         """Do not wake the greenlet for this stream until :meth:`resume`: its peer has to wait."""

@@ -234,7 +234,7 @@ class TlsStream(Stream):
             self.park.loop.run_callback(self._fire_more)
         elif has_more and not self.is_stopped:
             self._watcher.stop()
-            self.is_stopped = True
+            self.is_stopped = self.park.has_stopped = True
 
     def resume(self) -> None:
         """Watch for bytes again, and for those that are here already."""

@@ -76,8 +76,11 @@ class Direction:
         self.count = count
         source.owner = self
 
-    def pump(self) -> None:
-        """Move what ``source`` has, as far as ``target`` takes it. Raises ``OSError``."""
+    def pump(self) -> bool:
+        """Move what ``source`` has, as far as ``target`` takes it. Raises ``OSError``.
+
+        Returns whether that was all of it, and not the last.
+        """
         source = self.source
         count = source.receive(READ_BYTES)
         if count > 0:
@@ -87,12 +90,14 @@ class Direction:
                 data = self.change(data)
                 count = len(data)
             sent = self.target.try_send(data) if count else 0
-            if sent != count:
-                self._keep(bytes(data[sent:]))
+            if sent == count:
+                return True
+            self._keep(bytes(data[sent:]))
         elif count == 0:
             source.pause()
             self.has_ended = True
             self.target.shutdown_send()
+        return False
 
     def export(self) -> dict[str, Any]:
         """Where this direction stands, as JSON. Raises ``Pinned`` when it is broken."""
@@ -192,17 +197,25 @@ class RelaySession(BaseSession):
     def _relay(self) -> EndReason:
         park, (down, up) = self.park, self._directions
         assert park is not None
+        wait_any, clock, client = park.wait_any, monotonic, down.source
         while True:
             if self._hold is Hold.ASKED:
                 self._hold_now()
             timeout_s = self._check()
-            self.idle_since = monotonic()
-            stream = park.wait_any(timeout_s)
+            self.idle_since = clock()
+            stream = wait_any(timeout_s)
+            if timeout_s is None:
+                # As long as all goes well there is nothing else to look at.
+                while stream is not None and stream.owner.pump():
+                    self.requests += stream is client
+                    self.idle_since = clock()
+                    stream = wait_any()
+            elif stream is not None:
+                stream.owner.pump()
             if self._stop_reason is EndReason.MOVED:
                 return EndReason.MOVED
             if stream is not None:
-                self.requests += stream is down.source
-                stream.owner.pump()
+                self.requests += stream is client
                 if down.has_ended and up.has_ended:
                     for direction in self._directions:
                         direction.target.flush()
