@@ -347,6 +347,9 @@ class BaseSession:
             self.source.bytes_sent.value += len(reply) * pending
 
     def _close(self, reason: EndReason) -> None:
+        # From here on nothing can move any more: what the chain has opened is closed, although the client
+        # may be waited for.
+        self._stop_reason = self._stop_reason or reason
         try:
             if self._chain is not None:
                 self._chain.close()

@@ -247,6 +247,7 @@ def test_faults_are_injected_while_they_are_switched_on(redis_server: RealServer
         other.send(write)
         other.eof()
         direct.ask(read, b"$1\r\nx\r\n")
+        # The other session still waits for its client to close.
         assert json.loads(proxy.reload("--json").stdout)["sessions"]["moved"] == 1
         client.ask(read, b"$1\r\nx\r\n")
         switch(control, "on")

@@ -130,6 +130,19 @@ def test_answers_before_a_blocking_request_are_not_held_back() -> None:
         client.expect(bulk("0", "b"))
 
 
+def test_a_session_that_waits_for_its_client_to_close_cannot_be_held() -> None:
+    """What its chain had opened is closed already, so that nothing of it could move."""
+    with serving(sink()) as source, connect(source) as client:
+        client.ask(PING, bulk("PING"))
+        (session,) = source.sessions
+        assert session.hold()
+        session.release()
+        client.send(b"*1\r\n!PING\r\n")
+        client.until(b"\r\n")
+        client.eof()
+        assert (session.hold(), session.is_held, list(source.sessions) == [session]) == (False, False, True)
+
+
 def test_a_malformed_request_is_refused_after_the_others_were_answered(log: pytest.LogCaptureFixture) -> None:
     """The client gets the server's text, and the end, even while it goes on sending."""
     with serving(sink()) as source, connect(source) as client:
