@@ -212,7 +212,9 @@ class Conversation:
         if name == b"CLIENT" and len(value) == 3 and value[1].upper() == b"REPLY":
             return self._send_client_reply(value[2].upper(), expected)
         if name == b"RESET":
-            self._queue, self.reply_mode = None, ReplyMode.ON
+            self._queue = None
+            if self.reply_mode is ReplyMode.OFF:  # a SKIP before it still silences it
+                self.reply_mode = ReplyMode.ON
         if name in ENDING and self.reply_mode is ReplyMode.ON:
             self.is_ending = True
         return self._expect(expected)

@@ -138,13 +138,13 @@ class _Course:
             self._take_virtual(index, name)
         elif name in (b"EXEC", b"DISCARD"):
             self._end(index, name)
+        elif (mode := _reply_mode(name, value)) is not None and self.transaction == "none":
+            self._judge(index, False)
+            self._set_replies(mode)
         elif self.replies == "skip":
             self.replies = "on"  # the server skips the answer to this one
             self._judge(index, False)
             self._begin(index, name)
-        elif (mode := _reply_mode(name, value)) is not None and self.transaction == "none":
-            self._judge(index, False)
-            self._set_replies(mode)
         elif (error := self._judge(index, True)) is not None:
             self._refuse(index, name, error)
         else:
@@ -184,7 +184,7 @@ class _Course:
             self.replies = "on"
         elif mode == b"OFF":
             self.replies = "off"
-        elif mode == b"SKIP" and self.replies == "on":
+        elif mode == b"SKIP" and self.replies != "off":
             self.replies = "skip"
 
 

@@ -226,6 +226,14 @@ def test_skip_silences_itself_and_the_next_request():
         [False, False, True, False, False, False, True], "end end", True)
 
 
+def test_reset_ends_off_and_is_silenced_by_skip():
+    """It is answered after OFF, and not after SKIP; what follows is answered."""
+    off, skip = Conversation(), Conversation()
+    told = [send(off, "CLIENT REPLY OFF", "RESET", "GET a"), send(skip, "CLIENT REPLY SKIP", "RESET", "GET a")]
+    assert (told, off.reply_mode, skip.reply_mode) == (
+        [[False, True, True], [False, False, True]], ReplyMode.ON, ReplyMode.ON)
+
+
 def test_a_refused_client_reply_is_answered():
     """A mode that does not exist, or one word too many, is a plain request."""
     conversation = Conversation()
