@@ -111,7 +111,7 @@ def _number(schema: Schema) -> int:
 
 
 def _candidates(schema: Schema) -> Iterator[float]:
-    lowest = schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
-    highest = schema.get("maximum", schema.get("exclusiveMaximum", math.inf))
+    lowest: float = schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
+    highest: float = schema.get("maximum", schema.get("exclusiveMaximum", math.inf))
     yield from (each for each in (1000, 100, 10, 1) if lowest <= each < highest)
     yield lowest

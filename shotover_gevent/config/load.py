@@ -62,8 +62,8 @@ def validated(
     """What ``make`` returns, which reads the document below ``path``; raises :class:`Faults`.
 
     With ``takes_plain`` a text field takes a plain number or boolean as it is written, as Shotover does:
-    where one was refused, it is replaced by its text. The value of a variable is a text; where that was refused, it
-    is replaced by what it means without quotes. Both once, and all is checked again.
+    where one was refused, it is replaced by its text. The value of a variable is a text; where that was
+    refused, it is replaced by what it means without quotes. Both once, and all is checked again.
     """
     try:
         return make()

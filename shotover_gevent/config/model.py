@@ -22,7 +22,7 @@ class GeneralConfig(BaseModel):
     main_log_level: str = Field(
         description="What to log: directives, separated by commas", examples=["info"])
     observability_interface: str | None = Field(
-        None, description="Where to serve metrics and health: ip:port", examples=["127.0.0.1:9001"])
+        default=None, description="Where to serve metrics and health: ip:port", examples=["127.0.0.1:9001"])
 
     _written: dict[str, str] = PrivateAttr(default_factory=dict)
 

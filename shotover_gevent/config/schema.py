@@ -151,7 +151,7 @@ def _inside(key: str, value: Any) -> Any:
 
 def _either(first: Schema, other: Schema) -> Schema:
     """One of two; what is said of the first one for people stays outside."""
-    outside = {key: first.pop(key) for key in ("description", "default", "examples") if key in first}
+    outside: Schema = {key: first.pop(key) for key in ("description", "default", "examples") if key in first}
     return {**outside, "anyOf": [first, other]}
 
 

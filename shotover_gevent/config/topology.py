@@ -256,13 +256,13 @@ def _hidden(described: Any, inserted: Inserted) -> Any:
 def _write(described: Any, path: Path, text: str) -> None:
     """Put a text at a path, if the objects have the shape of the file there."""
     *owners, last = path
-    for part in owners:
-        try:
+    try:
+        for part in owners:
             described = described[part]
-        except (LookupError, TypeError):
-            return
-    if isinstance(described, dict) and last in described or isinstance(described, list):
+        described[last]  # only what is there is replaced
         described[last] = text
+    except (LookupError, TypeError):
+        return
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import contextlib
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import gevent
+from gevent import socket as gsocket
 
 logger = logging.getLogger(__name__)
 
@@ -47,17 +49,19 @@ WATCHDOG_VARIABLE = "WATCHDOG_USEC"
 WATCHDOG_PID_VARIABLE = "WATCHDOG_PID"
 
 
-# A receiver's queue is full only if nobody reads it.
+# A receiver's queue is full only if nobody reads it. Clients are served meanwhile.
 SEND_S = 5.0
 
 
 def send(path: str, timeout_s: float = SEND_S, /, **fields: object) -> None:
-    """Send the fields, upper-cased, to a socket. Raises ``OSError`` when nobody takes them in time."""
+    """Send the fields, upper-cased, to a socket. Raises ``OSError`` when nobody takes them in time; with
+    0 seconds that is ``BlockingIOError``."""
     text = "\n".join(f"{name.upper()}={_one_line(value)}" for name, value in fields.items())
     address = "\0" + path[1:] if path.startswith("@") else path
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+    with gsocket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.settimeout(timeout_s)
-        sock.sendto(text.encode(), address)
+        sock.connect(address)  # else a full queue would count as writable
+        sock.send(text.encode())
 
 
 def parse(message: bytes) -> dict[str, str]:
@@ -91,7 +95,7 @@ class Notifier:
             fields[RELOAD] = json.dumps(last_reload)
         self._tell(self._manager, **fields)
         self._tell(self._command, **fields)
-        if self._interval_s is not None:
+        if self._interval_s is not None and self._manager:
             self._watchdog = gevent.spawn(self._ping, self._interval_s)
 
     def progress(self, text: str) -> None:
@@ -130,7 +134,9 @@ class Notifier:
 
     def _ping(self, interval_s: float) -> None:
         while True:
-            self._tell_manager(watchdog=1)
+            # A manager that has not read the ones before is not waiting for another.
+            with contextlib.suppress(OSError):
+                send(self._manager or "", 0.0, watchdog=1)
             gevent.sleep(interval_s)
 
     def _tell_manager(self, **fields: object) -> None:

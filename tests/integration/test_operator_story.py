@@ -157,7 +157,7 @@ def test_the_page_is_true(machine):
 
 @pytest.mark.timeout(240)
 def test_a_failed_reload_fails_the_command_and_not_the_service(machine):
-    """What the page says of a mistake: ``systemctl reload`` fails, the journal has the place, clients stay."""
+    """``systemctl reload`` fails, the journal has the place of the mistake, and clients stay."""
     story, systemd = Story(machine), machine.systemd
     story.until("systemctl enable")
     topology = Path(machine.translate("/etc/shotover-gevent/topology.yaml"))

@@ -160,7 +160,8 @@ def described(topology):
 def test_a_dump_shows_what_is_written_for_variables():
     """Secrets are never in a dump; what is written plainly is."""
     found = topology(
-        ["password: ${PW}", "user: me-${A}", "limit: ${N}", "words: ['${A}', x]"], PW="hunter2", A="you", N="5")
+        ["password: ${PW}", "user: me-${A}", "limit: ${N}", "words: ['${A}', x]"],
+        PW="hunter2", A="you", N="5")
     assert described(found) == {
         "name": "g", "password": "${PW}", "user": "me-${A}", "limit": "${N}", "words": ["${A}", "x"],
         "ratio": 0.5, "is_on": False}
