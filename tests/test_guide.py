@@ -17,7 +17,7 @@ from shotover_gevent.config.registry import Registry
 from shotover_gevent.errors import ConfigError
 from shotover_gevent.testing import check_transform, contract, run_transcript
 from tests.harness import CONFIG
-from tests.test_docs import AUTHORS, Block, blocks, rows
+from tests.test_docs import AUTHORS, ROOT, Block, blocks, rows
 
 LISTINGS = [block for block in blocks("python") if block.page in AUTHORS]
 TESTS = [block for block in LISTINGS if block.title.startswith("test_")]
@@ -49,16 +49,27 @@ def test_every_module_has_a_test() -> None:
     assert sorted(Path(block.title).stem for block in MODULES if Path(block.title).stem not in checked) == []
 
 
-@pytest.mark.parametrize("page", AUTHORS)
-def test_the_tests_of_the_page_pass(page: str, folder: Path) -> None:
-    """All of them, as an author would run them, with warnings as errors."""
-    files = [block.title for block in TESTS if block.page == page]
-    result = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:valkey", *files],
+def run_tests(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest as an author would, with warnings as errors; the folder stays as it is."""
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:valkey"]
+    return subprocess.run(
+        [sys.executable, "-B", "-W", "error", "-m", "pytest", *options, *args],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, check=False, timeout=100)
+
+
+@pytest.mark.parametrize("page", AUTHORS)
+def test_the_tests_of_the_page_pass(page: str, folder: Path) -> None:
+    """All of them."""
+    result = run_tests(folder, *(block.title for block in TESTS if block.page == page))
     told = sum(block.text.count("\ndef test_") for block in TESTS if block.page == page)
     assert (result.returncode, f"{told} passed" in result.stdout) == (0, True), result.stdout + result.stderr
+
+
+def test_the_test_of_the_example_passes() -> None:
+    """The transform of ``examples/custom_transform`` has one, too."""
+    result = run_tests(ROOT / "examples" / "custom_transform", "-c", os.devnull)
+    assert (result.returncode, "2 passed" in result.stdout) == (0, True), result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)

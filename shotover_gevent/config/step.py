@@ -29,12 +29,15 @@ class StepFactory:
         except UnknownType as error:
             fault = Fault((type_name,), error.message, error.suggestion, of_key=True)
             raise Faults([fault]) from error
+        what = "validation"
         try:
             made = self._made[id(entry)] = validate(found, body, self._context)
+            what = "subchains()"
+            made.subchains()
         except Faults as faults:
             raise Faults([fault.below(type_name) for fault in faults.faults]) from faults
-        except Exception as error:  # a validator of somebody else may raise anything
-            message, way_out = raised("validation", found, error)
+        except Exception as error:  # the code of somebody else may raise anything
+            message, way_out = raised(what, found, error)
             raise Faults([Fault((type_name,), message, way_out, of_key=True)]) from error
         return made
 

@@ -34,6 +34,11 @@ class Unreadable(NullSink):
 class Unsure(NullSink):
     def problems(self):
         return 1 / 0
+
+
+class Unlisted(NullSink):
+    def subchains(self):
+        return [self.missing]
 '''
 
 TOPOLOGY = """\
@@ -65,6 +70,9 @@ CASES = {
     "Unsure": (
         "problems() raised ZeroDivisionError: division by zero",
         f"the code of Unsure failed at bad_plugin.py:22: {WAY_OUT}", [6, 16]),
+    "Unlisted": (
+        "subchains() raised AttributeError: 'Unlisted' object has no attribute 'missing'",
+        f"the code of Unlisted failed at bad_plugin.py:27: {WAY_OUT}", [6, 16]),
 }
 
 
