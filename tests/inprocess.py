@@ -114,9 +114,9 @@ def connect(target: Source | ScriptedServer) -> Client:
 class ScriptedServer:
     """A server that gives each connection to a function, and closes it when that returns."""
 
-    def __init__(self, handle: Callable[[Client], None]) -> None:
+    def __init__(self, handle: Callable[[Client], None], port: int = 0) -> None:
         self._handle = handle
-        self._server = StreamServer(("127.0.0.1", 0), self._serve)
+        self._server = StreamServer(("127.0.0.1", port), self._serve)
         #: How many connections there were, and what went wrong in the function.
         self.connections = 0
         self.errors: list[BaseException] = []
