@@ -409,6 +409,7 @@ class TlsStream(Stream):
                 self._notify_close()
                 self._flush()
         self._callback = None
+        self._failure = None  # it holds the frames that raised it, and they hold the stream
         super().close()
 
     def __repr__(self) -> str:
