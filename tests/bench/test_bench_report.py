@@ -148,7 +148,6 @@ def test_results_are_kept_as_they_are(tmp_path: Path) -> None:
 
 def test_pictures_are_the_same_for_the_same_results(tmp_path: Path) -> None:
     """Two drawings have the same bytes, and the names that the documentation uses."""
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install '.[bench]'")
     results = some(haproxy=[1.0, 2.0], tcp=[1.5])
     for candidate in ("haproxy", "tcp"):
         results.add("pipelined", candidate, {"rate": 5.0})
