@@ -10,6 +10,8 @@ from shotover_gevent.testing.server import RealServer, find_server
 
 pytest.register_assert_rewrite("tests.harness", "tests.client", "tests.faults.rig")
 
+from tests.proxies import MODES  # noqa: E402 (what it imports is rewritten)
+
 # Where each server comes from; the reason of a skip names it.
 SERVERS = {
     "redis": ("redis-server", "redis-server is not on PATH: apt-get install redis-server"),
@@ -42,6 +44,12 @@ def _server(name: str, config: pytest.Config) -> Iterator[RealServer]:
         pytest.skip(reason)
     with RealServer(binary) as server:
         yield server
+
+
+@pytest.fixture(scope="module", params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    """How the sink of a Valkey source is connected: a test that uses it runs once with each."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 from tests.faults.rig import Rig, end
 from tests.harness import Client, command, eventually, free_port
 from tests.integration.load import Load
+from tests.proxies import valkey_topology
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reload.sh"
 
@@ -23,10 +24,14 @@ PATH = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH'
 
 
 @pytest.mark.parametrize(
-    ("dialect", "times", "reconnects"), [("ours", 20, 0), ("shotover", 3, 3 * 8)],
+    ("dialect", "times", "reconnects", "mode"),
+    [("ours", 20, 0, "dedicated"), ("ours", 20, 0, "shared"), ("shotover", 3, 3 * 8, "dedicated"),
+     ("shotover", 3, 3 * 8, "shared")],
     indirect=["dialect"])
-def test_reloads_in_a_row_are_not_noticed(topology, dialect, port, times, reconnects):
-    """Every reload works, no reply is wrong, nobody is refused; without moving, all connect again."""
+def test_reloads_in_a_row_are_not_noticed(dialect, port, redis_server, times, reconnects, mode):
+    """Every reload works, no reply is wrong or another client's, nobody is refused; without moving, all
+    connect again."""
+    topology = valkey_topology(port, redis_server.port, mode=mode)
     with Rig(topology, dialect) as rig:
         before = rig.settle()
         codes = []

@@ -11,10 +11,10 @@ from tests.proxies import valkey_topology
 
 
 @pytest.fixture(scope="module")
-def port(redis_server):
+def port(redis_server, mode):
     """Where a proxy in front of Redis listens."""
     port = free_port()
-    with ProxyProcess(valkey_topology(port, redis_server.port)) as proxy:
+    with ProxyProcess(valkey_topology(port, redis_server.port, mode=mode)) as proxy:
         proxy.wait_ready()
         yield port
 

@@ -8,15 +8,15 @@ import pytest
 
 from tests.conformance.transcript import Transcript
 from tests.harness import Client, ProxyProcess, command, eventually, free_port
-from tests.proxies import tcp_topology, valkey_topology
+from tests.proxies import MODES, tcp_topology, valkey_topology
 
 
-@pytest.fixture
-def proxy(redis_server, tmp_path):
-    """A proxy that can be reloaded; ``port`` is where it listens."""
+@pytest.fixture(params=MODES)
+def proxy(request, redis_server, tmp_path):
+    """A proxy that can be reloaded, in each mode; ``port`` is where it listens."""
     port = free_port()
     with ProxyProcess(
-        valkey_topology(port, redis_server.port), hotreload_socket=tmp_path / "control.sock"
+        valkey_topology(port, redis_server.port, mode=request.param), hotreload_socket=tmp_path / "control.sock"
     ) as proxy:
         proxy.port = port
         yield proxy
