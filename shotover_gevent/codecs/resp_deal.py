@@ -76,6 +76,8 @@ class ReplyDealer:
             if share.missing == 1:
                 # The same as below, for the usual case.
                 line_end = find(_CRLF, at)
+                if line_end < 0:
+                    break
                 size = strings.get(raw[at:line_end])
                 if size is not None:
                     after = line_end + 2 + size
