@@ -56,16 +56,14 @@ class ReplyDealer:
         self._scanner = ReplyScanner()
         self._is_between = True
 
-    def feed(self, raw: bytes) -> list[Share]:
-        """Deal what arrived; returns the shares that are complete now, in order.
+    def feed(self, raw: bytes, done: list[Share]) -> None:
+        """Deal what arrived; the shares that are complete now go to ``done``, in order.
 
-        Raises :class:`PeerError`; the connection is of no use then.
+        Raises :class:`PeerError`; the connection is of no use then, but what is done is.
         """
-        done: list[Share] = []
         at = self._step(raw, done) if self._is_between else 0
         if at < len(raw):
             self._scan(raw[at:] if at else raw, done)
-        return done
 
     def _step(self, raw: bytes, done: list[Share]) -> int:
         """Deal the simple values that ``raw`` begins with; returns where they end."""

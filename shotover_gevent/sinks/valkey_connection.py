@@ -156,6 +156,7 @@ class SharedConnection:
 
     def _receive(self, stream: Stream) -> None:
         """Called in the hub when replies are there."""
+        done: list[Any] = []
         try:
             count = stream.receive()
             if count < 0:
@@ -163,13 +164,11 @@ class SharedConnection:
             if count == 0:
                 self._fail(CLOSED)
                 return
-            done = self._dealer.feed(bytes(stream.buffer.view[:count]))
+            self._dealer.feed(bytes(stream.buffer.view[:count]), done)
         except OSError as error:
             self._fail(f"IO error {os_error_text(error)}")
-            return
         except PeerError as error:
             self._fail(f"Message decode error {error}")
-            return
         for waiter in done:
             waiter.wake()
 
