@@ -362,7 +362,8 @@ def exposed(stage_port: int, folder: Path) -> dict[str, tuple[str, str]]:
         {"RequestThrottling": {"name": "limit", "max_requests_per_second": 50}},
         {"Tee": {"name": "tee", "chain": [{"NullSink": {"name": "null"}}]}},
         {"ValkeySinkSingle": {
-            "name": "sink", "remote_address": "127.0.0.1:1", "connect_timeout_ms": 1000}},
+            "name": "sink", "remote_address": "127.0.0.1:1", "connect_timeout_ms": 1000,
+            "connection_mode": "shared"}},
     ]
     source = {"name": "v", "listen_addr": f"127.0.0.1:{stage_port}", "chain": chain}
     config = {"main_log_level": "info", "observability_interface": f"127.0.0.1:{admin}"}
