@@ -52,11 +52,12 @@ def build_steps(steps: Sequence[TransformConfig], context: BuildContext) -> None
 
 def raised_text(what: str, error: Exception) -> str:
     """What an author's code did, in a sentence."""
-    return f"{what} raised {type(error).__name__}: {error}" if str(error) else f"{what} raised {type(error).__name__}"
+    text = f"{what} raised {type(error).__name__}"
+    return f"{text}: {error}" if str(error) else text
 
 
 def raised_at(step: type[TransformConfig], error: Exception) -> str | None:
-    """Where in the author's file it was raised, or the deepest line if it was elsewhere: ``rewrite.py:12``."""
+    """Where in the author's file it was raised, else the deepest line: ``rewrite.py:12``."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return None

@@ -159,7 +159,8 @@ class _Player:
         try:
             return self._upstream.wait_connection(line.peer - 1, self._timeout_s)
         except AssertionError:
-            self._fail(line, f"the proxy has made {len(self._upstream.connections)} connections to the upstream")
+            made = len(self._upstream.connections)
+            self._fail(line, f"the proxy has made {made} connections to the upstream")
 
     def _send(self, peer: Client, line: Line) -> None:
         if line.event == "close":

@@ -32,7 +32,8 @@ from shotover_gevent.testing.client import command
 
 _LINE = re.compile(r"(?P<number>[1-9]\d*)?(?P<mark>>>|<<|>|<)(?:\s+(?P<rest>.*))?")
 _LITERAL = re.compile(r"""b("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')\s*""")
-_TOKEN = re.compile(r"""\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<open>[~>%]?\[)|(?P<close>\])|(?P<word>[^\s\[\]"]+))""")
+_TOKEN = re.compile(
+    r"""\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<open>[~>%]?\[)|(?P<close>\])|(?P<word>[^\s\[\]"]+))""")
 _WORD = re.compile(r"""\s*(?:(?P<quoted>"(?:[^"\\]|\\.)*")|(?P<word>[^\s"]+))""")
 
 #: What a line may say instead of bytes, by the side that it is for.

@@ -194,7 +194,8 @@ class FakeUpstream:
 
     def __repr__(self) -> str:
         state = f"on {self.address}" if self._server.started else "stopped"
-        return f"<FakeUpstream {state}, {len(self.open_connections)} of {len(self.connections)} connections open>"
+        number, total = len(self.open_connections), len(self.connections)
+        return f"<FakeUpstream {state}, {number} of {total} connections open>"
 
 
 Answer = Callable[[Message], bytes]
