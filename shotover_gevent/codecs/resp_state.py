@@ -107,7 +107,8 @@ def needs(name: bytes, value: Sequence[bytes]) -> Need:
         # While a script runs, its connection is not read from: what is about it must come on another.
         return Need.OWN if sub in (b"KILL", b"STATS") else Need.ANY
     if name in _TURNS:
-        return Need.TURN if all(map(bytes.isdigit, value[1:])) and len(value) > 2 else Need.ANY
+        is_wait = len(value) > 2 and all(each.isdigit() and len(each) < 20 for each in value[1:])
+        return Need.TURN if is_wait else Need.ANY  # the server has the words for what is wrong
     return Need.END if name in _ENDS else Need.OWN
 
 
