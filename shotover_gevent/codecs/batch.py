@@ -32,8 +32,8 @@ class Codec(Protocol):
     def encode(self, frame: Any) -> bytes:
         """The bytes of a frame."""
 
-    def decode(self, raw: bytes) -> Sequence[Any]:
-        """The decoded form of each response in ``raw``, as ``values`` of a batch has it."""
+    def decode(self, raw: bytes, count: int) -> Sequence[Any]:
+        """The decoded form of each of the ``count`` responses, as ``values`` of a batch has it."""
 
     def names(self, values: Sequence[Any]) -> list[bytes]:
         """The upper-cased command name of each request, given a batch's values."""
@@ -268,7 +268,7 @@ class _Counted(_Nameless):
     @property
     def values(self) -> Sequence[Any]:  # type: ignore[override]
         """The values, decoded at the first call."""
-        values = self.codec.decode(self.raw)
+        values = self.codec.decode(self.raw, self.count)
         self.__class__ = _Nameless
         self.values = values
         return values

@@ -34,7 +34,7 @@ class RawCodec:
             raise TypeError(f"a byte stream carries bytes, not {type(frame).__name__}")
         return bytes(frame)
 
-    def decode(self, raw: bytes) -> Sequence[Any]:
+    def decode(self, raw: bytes, count: int) -> Sequence[Any]:
         """Bytes have no values."""
         return ()
 

@@ -56,11 +56,18 @@ class RespCodec:
         """The bytes of a frame. Raises ``TypeError`` or ``ValueError`` if it has none."""
         return encode(frame)
 
-    def decode(self, raw: bytes) -> Sequence[Any]:
-        """What hiredis makes of each reply."""
+    def decode(self, raw: bytes, count: int) -> Sequence[Any]:
+        """What hiredis makes of each reply, or the frames, if one of them is beyond it."""
         reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
         reader.feed(raw)
-        return list(iter(reader.gets, _INCOMPLETE))
+        try:
+            values = list(iter(reader.gets, _INCOMPLETE))
+        except (hiredis.HiredisError, TypeError):
+            values = []
+        if len(values) == count:
+            return values
+        ends = self.split(raw, count)  # it takes attributes for values, and refuses some keys of maps
+        return [parse(raw[start:end]) for start, end in zip([0, *ends], ends)]
 
     def names(self, values: Sequence[Any]) -> list[bytes]:
         """The upper-cased command name of each request; ``unknown`` for what is none."""

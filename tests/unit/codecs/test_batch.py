@@ -228,3 +228,89 @@ def test_sizes_are_those_of_the_messages() -> None:
     split[0].frame = [b"PING"]
     assert (whole.sizes, split.sizes, responses(b">push", b"").sizes, Batch(RESP, b"", ()).sizes) == (
         [len(GET), len(SET), len(PING)], [14, len(SET), len(PING)], [4, 4], [])
+
+
+# -- what is made only when somebody asks ----------------------------------------------------------
+
+VALUES = b"+OK\r\n", b"$1\r\nv\r\n", b":3\r\n"
+
+
+def counted(codec: Any = RESP) -> Batch:
+    """Three responses that were only counted, read at a moment."""
+    batch = Batch.counted(codec, b"".join(VALUES), 3)
+    batch.received_at = 2.5
+    return batch
+
+
+def test_a_counted_batch_decodes_nothing_until_it_is_asked() -> None:
+    """Its bytes are the object that arrived; values are decoded once, and never split."""
+    codec, raw = CountingCodec(), b"".join(VALUES)
+    batch = Batch.counted(codec, raw, 3)  # type: ignore[arg-type]
+    before = (len(batch), bool(batch), batch.raw is raw, repr(batch), list(codec.calls))
+    values = [str(value) for value in batch.values]
+    assert (before, values, batch.values is batch.values, batch.raw is raw, codec.calls) == (
+        (3, True, True, "<Batch of 3 Valkey messages>", []), ["b'OK'", "b'v'", "3"], True, True, ["decode"])
+
+
+def test_the_messages_of_a_counted_batch_are_split_without_decoding() -> None:
+    """Each message has its bytes; a change shows in bytes and values."""
+    codec = CountingCodec()
+    batch = counted(codec)
+    raws, calls = [message.raw for message in batch], list(codec.calls)
+    batch[1].frame = b"changed"
+    assert (raws, calls, batch.raw, list(batch.values)[1]) == (
+        [*VALUES], ["split"], VALUES[0] + b"$7\r\nchanged\r\n" + VALUES[2], b"changed")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"|1\r\n+ttl\r\n:9\r\n$1\r\nv\r\n", b"%1\r\n*1\r\n:1\r\n:2\r\n", b"~1\r\n*1\r\n:1\r\n", b"!5\r\nERR x\r\n"], ids=repr)
+def test_any_value_of_the_protocol_can_be_decoded(raw: bytes) -> None:
+    """Also what the fast reader cannot make: whoever asks must not fail because of the server."""
+    assert len(Batch.counted(RESP, raw + b":1\r\n", 2).values) == 2
+
+
+def test_names_are_made_once_and_are_those_that_were_given() -> None:
+    """A decoder that knows them gives them; otherwise the codec is asked, once."""
+    codec = CountingCodec()
+    named = Batch(codec, GET, [[b"GET", b"k"]], names=[b"GIVEN"])  # type: ignore[arg-type]
+    nameless = Batch(codec, GET, [[b"GET", b"k"]])  # type: ignore[arg-type]
+    assert (named.names, nameless.names, nameless.names is nameless.names, codec.calls) == (
+        [b"GIVEN"], [b"GET"], True, ["names"])
+
+
+def kinds() -> dict[str, Batch]:
+    """The same responses in every state that a batch can be in."""
+    named, split, valued = counted(), counted(), counted()
+    assert (len(named.names), len(split.messages), len(valued.values)) == (3, 3, 3)
+    plain = Batch(RESP, b"".join(VALUES), RESP.decode(b"".join(VALUES)))
+    plain.received_at = 2.5
+    return {"counted": counted(), "named": named, "valued": valued, "split": split, "plain": plain}
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_copy_of_any_kind_is_the_same(kind: str) -> None:
+    """Bytes, number, time and messages; a change to it does not show in the original."""
+    batch = kinds()[kind]
+    copy = batch.copy()
+    found = (copy.raw, len(copy), copy.received_at, [m.raw for m in copy])
+    copy[0].frame = b"x"
+    assert (found, batch.raw) == ((b"".join(VALUES), 3, 2.5, [*VALUES]), b"".join(VALUES))
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_a_slice_of_any_kind_has_the_messages_of_its_place(kind: str) -> None:
+    """And their values, number, and time."""
+    cut = kinds()[kind][1:]
+    assert (cut.raw, len(cut), cut.received_at, [str(v) for v in cut.values], [m.raw for m in cut]) == (
+        VALUES[1] + VALUES[2], 2, 2.5, ["b'v'", "3"], [*VALUES[1:]])
+
+
+@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("other", kinds())
+def test_batches_of_any_kinds_are_joined(kind: str, other: str) -> None:
+    """All messages follow each other, whatever was known of which."""
+    joined = Batch.join([kinds()[kind], kinds()[other], counted()])
+    values = ["b'OK'", "b'v'", "3"] * 3
+    assert (joined.raw, len(joined), joined.received_at, [str(v) for v in joined.values], joined.sizes) == (
+        b"".join(VALUES) * 3, 9, 2.5, values, [5, 7, 4] * 3)
