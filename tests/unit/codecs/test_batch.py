@@ -283,7 +283,7 @@ def kinds() -> dict[str, Batch]:
     """The same responses in every state that a batch can be in."""
     named, split, valued = counted(), counted(), counted()
     assert (len(named.names), len(split.messages), len(valued.values)) == (3, 3, 3)
-    plain = Batch(RESP, b"".join(VALUES), RESP.decode(b"".join(VALUES)))
+    plain = Batch(RESP, b"".join(VALUES), RESP.decode(b"".join(VALUES), 3))
     plain.received_at = 2.5
     return {"counted": counted(), "named": named, "valued": valued, "split": split, "plain": plain}
 
