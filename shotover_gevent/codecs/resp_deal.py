@@ -9,8 +9,8 @@ Rules:
     and nothing that comes after it may be given to anybody.
  4. A share that nobody wants any more keeps its place, and what it gets is thrown away.
 
-How it works: lines, and strings that are there completely, are stepped over here, which is fast.
-Anything else, such as an array or an incomplete value, is left to
+How it works: lines and strings are stepped over here, which is fast, and a long string is dealt in the
+pieces in which it comes. Anything else, such as an array or half a line, is left to
 :class:`~shotover_gevent.codecs.resp_replies.ReplyScanner`, which is the authority.
 """
 
@@ -25,6 +25,10 @@ _CRLF = b"\r\n"
 #: The head of a string: how long its bytes are, with the line end behind them.
 _STRINGS = {b"$%d" % size: size + 2 for size in range(1024)} | {b"$-1": 0}
 _PLUS, _MINUS, _COLON, _DOLLAR, _PUSH = b"+-:$>"
+_LINES = frozenset(b"+-:")
+
+# A shorter string that is not complete is left to the scanner, which keeps it in one piece.
+_SHORT_BYTES = 1024
 
 
 class Share:
@@ -47,7 +51,7 @@ class Share:
 class ReplyDealer:
     """The shares of one connection, oldest first; append to ``waiting`` when a request is sent."""
 
-    __slots__ = ("waiting", "pushes", "_scanner", "_is_between")
+    __slots__ = ("waiting", "pushes", "_scanner", "_is_between", "_left")
 
     def __init__(self) -> None:
         self.waiting: deque[Share] = deque()
@@ -55,15 +59,37 @@ class ReplyDealer:
         self.pushes = 0
         self._scanner = ReplyScanner()
         self._is_between = True
+        #: The bytes that the string of the oldest share still lacks.
+        self._left = 0
 
     def feed(self, raw: bytes, done: list[Share]) -> None:
         """Deal what arrived; the shares that are complete now go to ``done``, in order.
 
         Raises :class:`PeerError`; the connection is of no use then, but what is done is.
         """
+        if self._left:
+            if len(raw) < self._left:
+                self.waiting[0].parts.append(raw)
+                self._left -= len(raw)
+                return
+            raw = self._end_string(raw, done)
         at = self._step(raw, done) if self._is_between else 0
         if at < len(raw):
             self._scan(raw[at:] if at else raw, done)
+
+    def _end_string(self, raw: bytes, done: list[Share]) -> bytes:
+        """Deal the end of a string; returns what follows it."""
+        share, left = self.waiting[0], self._left
+        part, rest = raw[:left], raw[left:]
+        share.parts.append(part)
+        # A line end that was cut in two shows here as a newline alone.
+        if not part.endswith(_CRLF if left > 1 else b"\n"):
+            raise PeerError("a string does not end where its length says")
+        self._left = 0
+        share.missing -= 1
+        if not share.missing:
+            done.append(self.waiting.popleft())
+        return rest
 
     def _step(self, raw: bytes, done: list[Share]) -> int:
         """Deal the simple values that ``raw`` begins with; returns where they end."""
@@ -79,7 +105,7 @@ class ReplyDealer:
                 size = strings.get(raw[at:line_end])
                 if size is not None:
                     after = line_end + 2 + size
-                    if after > end or raw[after - 2 : after] != _CRLF:
+                    if raw[after - 2 : after] != _CRLF:
                         break
                     share.parts.append(raw[at:after])
                     share.missing = 0
@@ -96,8 +122,13 @@ class ReplyDealer:
                     size = strings.get(raw[at:line_end])
                     if size is None:
                         size = _long(raw, at, line_end)
+                        if not size:
+                            break
                     after = line_end + 2 + size
-                    if after > end or raw[after - 2 : after] != _CRLF:
+                    if raw[after - 2 : after] != _CRLF:
+                        if after > end and size > _SHORT_BYTES:
+                            self._left = after - end
+                            at = end
                         break
                     at = after
                 elif kind == _PLUS or kind == _COLON:
@@ -139,6 +170,25 @@ class ReplyDealer:
 
 
 def _long(raw: bytes, at: int, line_end: int) -> int:
-    """The same as in ``_STRINGS`` for a longer string; more than there is if it is no length."""
+    """The same as in ``_STRINGS`` for a longer string; 0 if it is no length."""
     text = raw[at + 1 : line_end]
-    return int(text) + 2 if text.isdigit() and len(text) < 19 else len(raw)
+    return int(text) + 2 if text.isdigit() and len(text) < 19 else 0
+
+
+def simple_end(raw: bytes) -> int:
+    """Where the string or line that ``raw`` begins with ends, which may be beyond ``raw``.
+
+    0 if the head is not complete, or belongs to another kind of value.
+    """
+    line_end = raw.find(_CRLF)
+    if line_end < 0:
+        return 0
+    kind = raw[0]
+    if kind == _DOLLAR:
+        size = _STRINGS.get(raw[:line_end])
+        if size is None:
+            size = _long(raw, 0, line_end)
+            if not size:
+                return 0
+        return line_end + 2 + size
+    return line_end + 2 if kind in _LINES else 0

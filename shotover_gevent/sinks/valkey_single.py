@@ -41,6 +41,7 @@ from shotover_gevent.chain.handoff import (
 )
 from shotover_gevent.chain.upstream import Upstream
 from shotover_gevent.codecs.resp import RESP, ReplyScanner
+from shotover_gevent.codecs.resp_deal import simple_end
 from shotover_gevent.codecs.resp_conversation import BLOCKING, SPECIAL, Conversation
 from shotover_gevent.errors import (
     ClientGone,
@@ -68,7 +69,7 @@ GONE_CHECK_S = 0.5
 
 _UNUSUAL = SPECIAL | BLOCKING
 _INCOMPLETE: Any = ...
-_NEWLINE = 10
+_NEWLINE, _MINUS = b"\n-"
 
 
 class ValkeySinkSingle(TransformConfig):
@@ -221,6 +222,12 @@ class ValkeySink(Sink):
             if count == 0:
                 raise UpstreamError(CLOSED)
             chunk = bytes(view[:count])
+            if missing == 1 and not chunks and (end := simple_end(chunk)) >= count:
+                if end == count:
+                    if chunk[0] == _MINUS:
+                        self._failed_requests.value += 1
+                    return Batch.counted(RESP, chunk, 1)
+                return self._read_string(requests, chunk, end)
             chunks.append(chunk)
             if is_resp3 and (b">" in chunk or b"|" in chunk or b"!" in chunk):
                 return self._pair_after_all(requests, chunks)
@@ -241,6 +248,22 @@ class ValkeySink(Sink):
             self._failed_requests.value += sum(
                 1 for value in values if value.__class__ is hiredis.ReplyError)
         return Batch(RESP, raw, values)
+
+    def _read_string(self, requests: Batch, chunk: bytes, end: int) -> Batch:
+        """The reply to one request, which is a string of ``end`` bytes with its head."""
+        stream = self._stream
+        assert stream is not None
+        view, chunks, left = stream.buffer.view, [chunk], end - len(chunk)
+        while left > 0:
+            count = self._read(stream)
+            if count == 0:
+                raise UpstreamError(CLOSED)
+            chunks.append(bytes(view[:count]))
+            left -= count
+        raw = b"".join(chunks)
+        if left or not raw.endswith(b"\r\n"):
+            return self._pair_after_all(requests, [raw])
+        return Batch.counted(RESP, raw, 1)
 
     def _new_reader(self) -> Any:
         self._reader = hiredis.Reader(notEnoughData=_INCOMPLETE)
