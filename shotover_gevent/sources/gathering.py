@@ -63,7 +63,7 @@ class GatheringSession(Session):
                 yield gathering.take()
                 continue
             if self._stop_reason is not None:
-                if self._stop_reason is not EndReason.MOVED:
+                if self._stop_reason not in (EndReason.MOVED, EndReason.QUIT):
                     yield from self._last_requests()
                 return
             if self._hold is Hold.ASKED:

@@ -10,7 +10,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from shotover_gevent.chain import Batch, Message
+from shotover_gevent.chain import Batch, Message, SessionContext
 from shotover_gevent.chain.gathering import GATHER_BYTES
 from shotover_gevent.codecs.resp import RESP
 from shotover_gevent.config.topology import parse_topology
@@ -22,7 +22,15 @@ from shotover_gevent.transforms.coalesce import Coalesce
 from shotover_gevent.transforms.connection_pool import ConnectionBalanceAndPool
 from shotover_gevent.transforms.tee import Tee
 from tests.client import Client, command
-from tests.inprocess import Answerer, ScriptedServer, connect, keeps_descriptors, serving, until
+from tests.inprocess import (
+    Answerer,
+    ScriptedServer,
+    Step,
+    connect,
+    keeps_descriptors,
+    serving,
+    until,
+)
 
 PING = command("PING")
 PONG = b"+PONG\r\n"
@@ -140,6 +148,23 @@ def test_a_client_that_was_lost_has_what_it_sent_sent_on() -> None:
         client.close()
         until(lambda: not source.sessions)
     assert pongs.runs == [3]
+
+
+def test_nothing_is_answered_behind_the_request_that_ends_the_session() -> None:
+    """As in a session that gathers nothing: a client has asked for its end by QUIT."""
+    pongs = Pongs()
+    contexts: list[SessionContext] = []
+
+    def end(requests: Batch, next: Callable[[Batch], Batch]) -> Batch:
+        contexts[0].end()
+        client.send(PING)
+        return next(requests)
+
+    chain = [coalesce(2, LONG_MS), Step(name="s", made=contexts.append, run=end), pongs.sink]
+    with serving(*chain) as source, connect(source) as client:
+        client.ask(PING * 2, PONG * 2)
+        client.eof()
+    assert pongs.runs == [2]
 
 
 def test_a_session_that_has_gathered_something_runs_it_before_it_is_held() -> None:
