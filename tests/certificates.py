@@ -50,9 +50,5 @@ def replace(new: tuple[str, str], old: tuple[str, str]) -> None:
         os.replace(source, target)
 
 
-def serial_of(der: bytes) -> bytes:
-    """What tells two certificates apart."""
-    return ssl.DER_cert_to_PEM_cert(der).encode()
-
-
+# When certificates of tests have expired.
 LONG_AGO = datetime(2020, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
