@@ -19,7 +19,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import json
 import logging
 import os

@@ -67,8 +67,6 @@ function pill(text, kind) {
   return make("span", `pill small ${kind}`, text);
 }
 
-const last = (column) => column?.at(-1) ?? null;
-
 /** The mean of the last few samples: a single second jumps about. */
 function recent(column, count = 5) {
   const values = (column ?? []).slice(-count).filter((value) => value !== null);
