@@ -39,7 +39,7 @@ def test_a_sample_is_what_has_happened_since_the_one_before(source: Source, cloc
     """Rates by the second, latency of just those runs, and nothing where nothing ran."""
     history = History([source])
     clock[0] += 2
-    source.chain.requests_size.total += 10
+    source.chain.requests_size.observe(10)
     source.bytes_received.value += 100
     source.bytes_sent.value += 4000
     source.chain.latency.observe(0.0002)
