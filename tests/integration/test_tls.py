@@ -64,10 +64,12 @@ def mutual_redis(redis_server: RealServer, authority: Authority) -> Iterator[int
 
 def topology(
     port: int, upstream: int, source: Settings | None = None, sink: Settings | None = None,
-    protocol: str = "Valkey", host: str = "127.0.0.1",
+    protocol: str = "Valkey", host: str = "127.0.0.1", mode: str = "dedicated",
 ) -> str:
     """One source in front of one server, each with its ``tls``."""
-    end = {"name": "sink", "remote_address": f"{host}:{upstream}", "connect_timeout_ms": 3000}
+    end: Settings = {"name": "sink", "remote_address": f"{host}:{upstream}", "connect_timeout_ms": 3000}
+    if protocol == "Valkey":
+        end["connection_mode"] = mode
     edge = {"name": "edge", "listen_addr": f"127.0.0.1:{port}"}
     return yaml.safe_dump({"sources": [{protocol: {
         **edge, **({"tls": source} if source else {}),
@@ -297,12 +299,12 @@ def test_plain_text_is_refused(redis_server: RealServer, authority: Authority) -
 @pytest.mark.parametrize("protocol", ["Valkey", "Tcp"])
 @pytest.mark.parametrize("with_client_tls", [False, True], ids=["plain", "tls"])
 def test_the_database_is_reached_over_tls(
-    tls_redis: int, authority: Authority, protocol: str, with_client_tls: bool
+    tls_redis: int, authority: Authority, protocol: str, with_client_tls: bool, mode: str
 ) -> None:
-    """From plain clients and from those with TLS, by either source."""
+    """From plain clients and from those with TLS, by either source, however it is connected."""
     port = free_port()
     source = acceptor(authority.issue()) if with_client_tls else None
-    text = topology(port, tls_redis, source, connector(authority), protocol, host="localhost")
+    text = topology(port, tls_redis, source, connector(authority), protocol, host="localhost", mode=mode)
     with ProxyProcess(text):
         client = secured(port, authority.client_context()) if with_client_tls else Client(port)
         with client:
@@ -311,10 +313,10 @@ def test_the_database_is_reached_over_tls(
             client.ask(PING * 5000, PONG * 5000)
 
 
-def test_pushes_of_a_database_with_tls_arrive(tls_redis: int, authority: Authority) -> None:
+def test_pushes_of_a_database_with_tls_arrive(tls_redis: int, authority: Authority, mode: str) -> None:
     """What nobody asked for wakes a session that is parked."""
     port = free_port()
-    with ProxyProcess(topology(port, tls_redis, sink=connector(authority))), \
+    with ProxyProcess(topology(port, tls_redis, sink=connector(authority), mode=mode)), \
             Client(port) as listener, Client(port) as speaker:
         listener.ask(command("SUBSCRIBE", "news"), b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n")
         speaker.ask(command("PUBLISH", "news", b"one"), b":1\r\n")
