@@ -28,7 +28,7 @@ from gevent.event import Event
 from gevent.lock import Semaphore
 from greenlet import greenlet
 
-from shotover_gevent.chain.chain import Chain, ChainConfig
+from shotover_gevent.chain.chain import ChainConfig
 from shotover_gevent.chain.gathering import Gathering
 from shotover_gevent.chain.handoff import EXPORTED, REBUILT, Luggage, Movable, Pinned
 from shotover_gevent.chain.transform import BuildContext, SessionContext, TransformConfig

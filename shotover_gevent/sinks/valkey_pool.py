@@ -58,14 +58,14 @@ class _Spare:
 class Group:
     """The shared connections of one identity. Use :meth:`UpstreamPool.join` and ``leave``."""
 
-    __slots__ = ("identity", "sessions", "idle_since", "connections", "_making")
+    __slots__ = ("identity", "sessions", "idle_since", "connections", "making")
 
     def __init__(self, identity: Identity, count: int) -> None:
         self.identity = identity
         self.sessions = 0
         self.idle_since = 0.0
         self.connections: list[SharedConnection | None] = [None] * count
-        self._making: list[AsyncResult | None] = [None] * count
+        self.making: list[AsyncResult | None] = [None] * count
 
 
 class UpstreamPool:
@@ -76,7 +76,6 @@ class UpstreamPool:
         self._open = config._upstream
         self._groups: dict[Identity, Group] = {}
         self._spare: list[_Spare] = []
-        self._buffer: ReceiveBuffer | None = None
         self._tidying: gevent.Greenlet | None = None
         self._is_closed = False
         self._own = 0
@@ -125,9 +124,9 @@ class UpstreamPool:
         connection = group.connections[number]
         if connection is not None:
             return connection
-        making = group._making[number]
+        making = group.making[number]
         if making is None:
-            making = group._making[number] = AsyncResult()
+            making = group.making[number] = AsyncResult()
             gevent.spawn(self._make, group, number, making, buffer)
         found = making.get()
         if isinstance(found, SharedConnection):
@@ -148,7 +147,7 @@ class UpstreamPool:
         except UpstreamError as error:
             made = error
         finally:
-            group._making[number] = None
+            group.making[number] = None
         making.set(made)
 
     def _failed(self, connection: SharedConnection) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import Any
 
 import gevent
 import hiredis

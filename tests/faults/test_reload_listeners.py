@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from tests.faults.rig import Rig, end, listening
-from tests.harness import Client, eventually, free_port
+from tests.harness import Client, free_port
 from tests.proxies import is_refused
 
 SOURCE = """

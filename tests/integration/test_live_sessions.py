@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from tests.conformance.transcript import Transcript
 from tests.harness import Client, ProxyProcess, command, eventually, free_port
 from tests.proxies import MODES, tcp_topology, valkey_topology
 
