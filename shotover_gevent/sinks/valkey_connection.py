@@ -31,6 +31,8 @@ READ_BYTES = 32 * 1024
 # Small requests are joined, which costs less than a system call for each; large ones are not copied.
 _JOINED_BYTES = 64 * 1024
 
+CLOSED_HERE = "Shotover closed the connection"
+
 
 class Waiter(Share):
     """A session that waits for the answers to its requests. It serves for one run after the other."""
@@ -179,7 +181,7 @@ class SharedConnection:
 
     def close(self) -> None:
         """Close the connection; whoever still waits is told."""
-        self._fail("Shotover closed the connection")
+        self._fail(CLOSED_HERE)
 
     def _fail(self, reason: str) -> None:
         """End the connection, and tell all who wait."""

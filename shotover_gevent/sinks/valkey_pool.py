@@ -26,7 +26,7 @@ from shotover_gevent.codecs.resp_state import Identity
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import NothingSent, PeerError, UpstreamError, os_error_text
 from shotover_gevent.net.stream import HubPark, Park, ReceiveBuffer, Stream
-from shotover_gevent.sinks.valkey_connection import SharedConnection
+from shotover_gevent.sinks.valkey_connection import CLOSED_HERE, SharedConnection
 from shotover_gevent.sinks.valkey_single import CLOSED
 
 if TYPE_CHECKING:
@@ -129,9 +129,11 @@ class UpstreamPool:
             making = group.making[number] = AsyncResult()
             gevent.spawn(self._make, group, number, making, buffer)
         found = making.get()
-        if isinstance(found, SharedConnection):
-            return found
-        raise NothingSent(str(found)) from found.__cause__
+        if isinstance(found, UpstreamError):
+            raise NothingSent(str(found)) from found.__cause__
+        if found.failure is not None:  # as soon as it was made
+            raise NothingSent(found.failure)
+        return found
 
     def _make(
         self, group: Group, number: int, making: AsyncResult, buffer: ReceiveBuffer
@@ -142,8 +144,8 @@ class UpstreamPool:
             stream = self._connect(group.identity, b"", Place(Park(), buffer))
             made = SharedConnection(stream, self._failed)
             group.connections[number] = made
-            if self._is_closed:
-                made.close()
+            if self._groups.get(group.identity) is not group:
+                made.close()  # nobody has waited for it
         except UpstreamError as error:
             made = error
         finally:
@@ -155,8 +157,7 @@ class UpstreamPool:
         for group in self._groups.values():
             if connection in group.connections:
                 group.connections[group.connections.index(connection)] = None
-        if not self._is_closed:
-            self._lost.value += connection.failure is not None
+        self._lost.value += connection.failure != CLOSED_HERE
 
     # -- connections of one's own ---------------------------------------------------------------
 
