@@ -189,8 +189,8 @@ class SharedSink(Sink):
                 raise UpstreamClosed("the client has quit")
             need = needs(names[at], values[at])
             end = at + 1
-            if need is Need.TURN and self._state.is_in_transaction:
-                need = Need.OWN  # it is queued there, and does not wait
+            if need in (Need.TURN, Need.END) and not self._state.is_plain:
+                need = Need.OWN  # its answer depends on that: it may be queued there, or not be wanted
             if self._own is not None and need not in (Need.TURN, Need.END):
                 need = Need.OWN
             if need is Need.ANY:
