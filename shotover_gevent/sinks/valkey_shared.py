@@ -163,6 +163,8 @@ class SharedSink(Sink):
 
     def _join(self) -> SharedConnection:
         """A connection of the group of this session's identity."""
+        if self._has_quit:
+            raise UpstreamClosed("the client has quit")
         context = self._context
         group = self._group
         if group is None or group.identity != self._state.identity:
@@ -274,6 +276,7 @@ class SharedSink(Sink):
     def _quit(self, requests: Batch) -> Sequence[Message]:
         """QUIT is answered by us; what follows it is not, and nor is what servers take for HTTP."""
         self._has_quit = True
+        self._leave()  # so that whatever comes behind it comes to _join
         self._context.end()
         is_polite = requests.names[0] == b"QUIT"
         return [Message(RESP, OK if is_polite and not index else b"") for index in range(len(requests))]
