@@ -62,6 +62,8 @@ class RequestDecoder:
             return self._resume(raw)
         values, end = take_canonical(raw)
         if end == len(raw):
+            if len(values) == 1:  # without the function that a comprehension makes
+                return Batch(RESP, raw, values, None, [values[0][0].upper()])
             return Batch(RESP, raw, values, None, [value[0].upper() for value in values])
         found = _Found()
         found.add(raw[:end], values)

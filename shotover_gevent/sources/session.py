@@ -158,7 +158,7 @@ class Session(BaseSession):
 
     def _run(self, requests: Batch) -> None:
         chain, client, context, source = self._chain, self._client, self._context, self.source
-        assert chain is not None and client is not None and context is not None
+        assert chain and client and context
         self._is_running = True
         try:
             responses = chain.run(requests)
