@@ -25,6 +25,8 @@ _CRLF = b"\r\n"
 #: The head of a string: how long its bytes are, with the line end behind them.
 _STRINGS = {b"$%d" % size: size + 2 for size in range(1024)} | {b"$-1": 0}
 _PLUS, _MINUS, _COLON, _DOLLAR, _PUSH = b"+-:$>"
+#: What may come while nobody waits begins so: a push, or an attribute of one.
+_UNASKED = b">|"
 _LINES = frozenset(b"+-:")
 
 # A shorter string that is not complete is left to the scanner, which keeps it in one piece.
@@ -167,6 +169,10 @@ class ReplyDealer:
             if not share.missing:
                 done.append(waiting.popleft())
         self._is_between = self._scanner.is_between
+        if not waiting and not self._is_between:
+            begun = self._scanner.pending
+            if begun[0] not in _UNASKED:  # whoever asks next would take it for the answer
+                raise PeerError(f"{begun[:60]!r} answers nothing")
 
 
 def _long(raw: bytes, at: int, line_end: int) -> int:

@@ -142,14 +142,28 @@ def test_a_share_that_nobody_wants_keeps_its_place() -> None:
 
 @pytest.mark.parametrize("value", [b"+OK\r\n", b"$1\r\nx\r\n", b"*1\r\n:1\r\n", b"-ERR closing\r\n"], ids=repr)
 def test_a_value_that_nobody_waits_for_is_an_error(value: bytes) -> None:
-    """Wherever it is cut; who has waited for what came before it has that."""
+    """Wherever it is cut; who has waited for what came before it has that.
+
+    Whoever asks after its beginning would take it for the answer.
+    """
     for place in range(len(value)):
         made, (share,) = dealer(1)
         done: list[Share] = []
         with pytest.raises(PeerError) as caught:
             made.feed(b":1\r\n" + value[:place], done)
             made.feed(value[place:], done)
-        assert (str(caught.value), dealt(done)) == (f"{value!r} answers nothing", [(b":1\r\n", 0, 0)])
+        found = value[:place] or value  # its beginning is enough
+        assert (str(caught.value), dealt(done)) == (f"{found!r} answers nothing", [(b":1\r\n", 0, 0)])
+
+
+@pytest.mark.parametrize("push", NO_ANSWERS, ids=repr)
+def test_a_push_may_begin_before_a_question(push: bytes) -> None:
+    """Only a push may: no answer does."""
+    for place in range(1, len(push)):
+        made = ReplyDealer()
+        made.feed(push[:place], [])
+        made.waiting.append(Share(1))
+        assert dealt(deal(made, push[place:] + b":1\r\n")) == [(b":1\r\n", 0, 0)]
 
 
 @pytest.mark.parametrize(
