@@ -192,6 +192,20 @@ def test_a_session_that_is_ended_while_it_waits_shifts_no_replies() -> None:
         close(one, other)
 
 
+def test_a_session_that_waits_no_longer_gets_nothing_late() -> None:
+    """When it asks for something else it is that which it is answered."""
+    slow = command("GET", "slow")
+    with Database(lambda value: b"" if value[-1] == b"slow" else b"+slow\r\n" + echo(value)) as database:
+        config = shared(database)
+        with session(config) as ask:
+            with gevent.Timeout(0.05, False):
+                ask(slow)
+            found = ask(GET)
+        config.close()
+        until(lambda: database.open == 0)
+    assert (found, database.asked) == (b"$1\r\nk\r\n", [["GET slow", "GET k"]])
+
+
 # -- connections of one's own -----------------------------------------------------------------------
 
 
