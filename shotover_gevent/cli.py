@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     ctl.add_commands(commands, _add_command, _say)
     describe.add_commands(commands, _add_command, _say)
-    completion.add_commands(commands, _add_command, _say, _parser)
+    completion.add_commands(commands, _add_command, _say)
     return parser
 
 
