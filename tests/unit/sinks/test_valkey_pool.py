@@ -20,6 +20,7 @@ from shotover_gevent.sinks import valkey_pool as module
 from shotover_gevent.sinks.valkey_connection import SharedConnection
 from shotover_gevent.sinks.valkey_pool import Group, Place, UpstreamPool
 from shotover_gevent.sinks.valkey_single import ValkeySinkSingle
+from tests.client import CLIENT_S
 from tests.inprocess import until
 
 NOBODY = Identity()
@@ -110,12 +111,7 @@ def at_once(*calls: Callable[[], object]) -> list[str]:
 def test_one_attempt_to_connect_serves_all_who_wait() -> None:
     """Also if the one who began it goes meanwhile."""
     answered = Event()
-
-    def answer(value: list[bytes]) -> bytes:
-        answered.wait(5)
-        return OK
-
-    with pool(answer) as made:
+    with pool(lambda value: answered.wait(CLIENT_S) and OK) as made:
         group = made.pool.join(ANN)
         first = gevent.spawn(made.connection, group)
         others = [gevent.spawn(made.connection, group) for _ in range(3)]
@@ -174,12 +170,7 @@ def test_a_connection_that_nobody_waits_for_any_more_is_closed(monkeypatch: pyte
     """Its group has gone while it was being made."""
     monkeypatch.setattr(module, "KEEP_S", 0.01)
     answered = Event()
-
-    def answer(value: list[bytes]) -> bytes:
-        answered.wait(5)
-        return OK
-
-    with pool(answer) as made:
+    with pool(lambda value: answered.wait(CLIENT_S) and OK) as made:
         group = made.pool.join(ANN)
         waiting = gevent.spawn(made.connection, group)
         until(lambda: made.database.asked)
@@ -392,12 +383,7 @@ def test_closing_ends_all_but_what_sessions_own() -> None:
 def test_who_waits_for_a_connection_when_all_is_closed_is_told() -> None:
     """Nothing was sent, and the connection does not stay."""
     answered = Event()
-
-    def answer(value: list[bytes]) -> bytes:
-        answered.wait(5)
-        return OK
-
-    with pool(answer) as made:
+    with pool(lambda value: answered.wait(CLIENT_S) and OK) as made:
         group = made.pool.join(ANN)
         waiting = gevent.spawn(at_once, lambda: made.connection(group))
         until(lambda: made.database.asked)
