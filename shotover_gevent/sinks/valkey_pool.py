@@ -139,7 +139,7 @@ class UpstreamPool:
         self, group: Group, number: int, making: AsyncResult, buffer: ReceiveBuffer
     ) -> None:
         """Connect; in a greenlet of its own, so that nobody's end ends it for the others."""
-        made: SharedConnection | UpstreamError
+        made: SharedConnection | UpstreamError = UpstreamError("the connection could not be made")
         try:
             stream = self._connect(group.identity, b"", Place(Park(), buffer))
             made = SharedConnection(stream, self._failed)
@@ -150,7 +150,7 @@ class UpstreamPool:
             made = error
         finally:
             group.making[number] = None
-        making.set(made)
+            making.set(made)  # whatever has happened: they wait for it
 
     def _failed(self, connection: SharedConnection) -> None:
         self._open.connections -= 1

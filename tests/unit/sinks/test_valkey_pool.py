@@ -144,6 +144,20 @@ def test_nobody_can_be_reached() -> None:
             [f"Failed to connect to destination {made.database.address}"] * 2, (0, 0, 0, 0))
 
 
+def test_a_defect_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever goes wrong as a connection is made ends the wait for it, and is shown."""
+    def fail(*of: object) -> None:
+        raise RuntimeError("a defect")
+
+    shown: list[object] = []
+    monkeypatch.setattr(gevent.get_hub(), "handle_error", lambda *error: shown.append(str(error[2])))
+    with pool() as made:
+        group = made.pool.join(NOBODY)
+        monkeypatch.setattr(ValkeySinkSingle, "dial", fail)
+        found = at_once(*[lambda: made.connection(group)] * 2)
+        assert (found, shown, made.uses) == (["the connection could not be made"] * 2, ["a defect"], (0, 0, 0, 0))
+
+
 def test_a_broken_connection_is_replaced() -> None:
     """At the next request; it was counted."""
     with pool() as made:
