@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from resp_samples import cut
 
-from shotover_gevent.codecs.resp_deal import ReplyDealer, Share
+from shotover_gevent.codecs.resp_deal import ReplyDealer, Share, simple_end
 from shotover_gevent.codecs.resp_replies import kind_of, reply_ends
 from shotover_gevent.errors import PeerError
 
@@ -182,3 +182,36 @@ def test_what_is_not_resp_is_an_error(raw: bytes, error: str, counts: tuple[int,
     with pytest.raises(PeerError) as caught:
         made.feed(b"+OK\r\n" + raw, done)
     assert (str(caught.value), [*done, *made.waiting]) == (error, waiting)
+
+
+@pytest.mark.parametrize("place", [1, 5, 8, 9, 500, 1107, 1108, 1109])
+def test_a_long_string_that_does_not_end_where_it_says_is_an_error(place: int) -> None:
+    """In whatever pieces it comes; who has waited for it still waits, for the bad news."""
+    raw = b"$1100\r\n" + bytes(1102)
+    made, waiting = dealer(2, 1)
+    with pytest.raises(PeerError, match="^a string does not end where its length says$"):
+        deal(made, b"+OK\r\n", raw[:place], raw[place:])
+    assert list(made.waiting) == waiting
+
+
+def test_long_strings_of_one_share_follow_each_other() -> None:
+    """With other values before, between and behind them; each piece ends anywhere."""
+    long = [b"$%d\r\n%b\r\n" % (size, b"x" * size) for size in (1500, 5000, 1023, 1024)]
+    wanted = [[b"-ERR a\r\n", *long, b":1\r\n"], [long[0]], [b"*1\r\n" + long[1]], [b"+OK\r\n"]]
+    raw = b"".join(value for share in wanted for value in share)
+    wrong = []
+    for size in (1, 2, 7, 100, 1023, 1024, 1508, 4096, len(raw)):
+        made, waiting = dealer(*map(len, wanted))
+        done = deal(made, *(raw[at : at + size] for at in range(0, len(raw), size)))
+        if (done, dealt(done)) != (waiting, expected(wanted)):
+            wrong.append(size)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("value", ANSWERS, ids=lambda value: repr(value[:20]))
+def test_where_a_simple_value_ends_is_known_from_its_head(value: bytes) -> None:
+    """Strings and lines of RESP2 only; before the head is complete, and for all else, nothing is."""
+    head = value.index(b"\r\n") + 2
+    known = len(value) if value[:1] in (b"+", b"-", b":", b"$") else 0
+    ends = [simple_end(value[:place]) for place in range(1, len(value) + 1)]
+    assert ends == [0] * (head - 1) + [known] * (len(value) - head + 1)
