@@ -88,6 +88,8 @@ _SWITCHES = {
     (b"SCRIPT", b"DEBUG"): b"script-debug"}
 _OFF = frozenset({b"OFF", b"NO"})
 _FOR_EVER = b"for ever"
+#: On for a client that has used WAIT, until RESET.
+WAITS = b"waits"
 
 
 def needs(name: bytes, value: Sequence[bytes]) -> Need:

@@ -8,7 +8,8 @@ Rules:
     meanwhile (database, credentials, protocol) is its identity then.
  3. The name of a client and of its library are kept here. A connection of its own gets the name.
  4. WAIT is about what was written before, so it goes where that went, in turns of a millisecond: it would
-    hold up all who share that connection.
+    hold up all who share that connection. Whoever waits once may do so again, and what it writes from
+    then on, in transactions or not, goes over a connection of its own.
  5. QUIT ends the session, not the connection.
 
 What each command does is in :func:`shotover_gevent.codecs.resp_state.needs`.
@@ -28,7 +29,7 @@ from shotover_gevent.chain import Batch, Message, Next, SessionContext, Sink
 from shotover_gevent.chain.handoff import EXPORTED, REBUILT, Luggage, Pinned
 from shotover_gevent.codecs.resp import RESP
 from shotover_gevent.codecs.resp_frames import encode, parse
-from shotover_gevent.codecs.resp_state import TELLING, UNUSUAL, ConnectionState, Need, needs
+from shotover_gevent.codecs.resp_state import TELLING, UNUSUAL, WAITS, ConnectionState, Need, needs
 from shotover_gevent.errors import ClientGone, NothingSent, UpstreamClosed, UpstreamError
 
 from shotover_gevent.net.stream import Stream
@@ -220,11 +221,7 @@ class SharedSink(Sink):
 
     def _ask_alone(self, requests: Batch) -> Sequence[Message]:
         """Answer over a connection of one's own; give it back if it has no state afterwards."""
-        own = self._own
-        if own is None:
-            own = OwnSink(self._config, self._context, self._state, self._pool)
-            own.take(self._state)
-            self._own = own
+        own = self._own or self._take_own()
         responses = own.transform(requests, _no_next).messages
         if own.may_go_back:
             own.give_back()
@@ -232,6 +229,12 @@ class SharedSink(Sink):
             if self._group is not None and self._group.identity != self._state.identity:
                 self._leave()
         return responses
+
+    def _take_own(self) -> OwnSink:
+        own = OwnSink(self._config, self._context, self._state, self._pool)
+        own.take(self._state)
+        self._own = own
+        return own
 
     def _name(self, requests: Batch) -> Sequence[Message]:
         """CLIENT SETNAME, GETNAME and SETINFO, on a connection that has another name.
@@ -269,7 +272,10 @@ class SharedSink(Sink):
             left = pause_s if until is None else max(0.0, min(pause_s, until - monotonic()))
             gevent.sleep(left)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        if self._own is not None and _is_enough(parse(raw), value):
+        if self._own is None:
+            self._state.switches.add(WAITS)
+            self._take_own()
+        elif _is_enough(parse(raw), value):
             return self._ask_alone(requests)  # what was written there counts, too
         return [Message(RESP, raw)]
 

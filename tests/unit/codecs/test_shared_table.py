@@ -43,7 +43,7 @@ def rows() -> list[tuple[str, str]]:
             found[-1] = (found[-1][0], f"{found[-1][1]} {answer}".strip())
     return [
         (command, answer) for commands, answer in found
-        for command in " ".join(commands).replace("``", "").replace("all others", "").split(", ") if command]
+        for command in " ".join(commands).replace("``", "").replace("all others", "").strip().split(", ") if command]
 
 
 @pytest.mark.parametrize(("command", "answer"), rows())

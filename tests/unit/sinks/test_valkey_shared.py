@@ -359,7 +359,21 @@ def test_wait_takes_turns_on_the_connection_of_what_was_written() -> None:
         acknowledged[0] = 1
         one.expect(b":1\r\n")
         close(one, other)
-        assert (database.connections, set(database.asked[0])) == (1, {"GET k", "GET a", "WAIT 1 1"})
+        assert set(database.asked[0]) == {"GET k", "GET a", "WAIT 1 1"}
+
+
+def test_who_has_waited_writes_over_a_connection_of_its_own_until_reset() -> None:
+    """So that the next WAIT knows of all that was written, in transactions, too."""
+    with proxy(lambda value: b":1\r\n" if value[0] == b"WAIT" else echo(value)) as (source, database, sink):
+        client, = clients(source, 1)
+        client.ask(command("WAIT", "1", "0"), b":1\r\n")
+        client.ask(GET, b"$1\r\nk\r\n")
+        client.ask(command("WAIT", "1", "500"), b":1\r\n")
+        client.ask(command("RESET"), echo([b"RESET"]))
+        client.ask(GET, b"$1\r\nk\r\n")
+        close(client)
+        assert database.asked == [
+            ["GET k", "WAIT 1 1", "WAIT 1 1", "GET k"], ["GET k", "WAIT 1 500", "RESET"]]
 
 
 def test_wait_is_about_ones_own_connection_too() -> None:
