@@ -28,6 +28,9 @@ from shotover_gevent.sinks.valkey_single import CLOSED
 # One read. Each is copied to be dealt out; what fits into the cache of a core is copied at half the cost.
 READ_BYTES = 32 * 1024
 
+# As long as reads are full there is more. So much of one connection, and the others have their turn.
+MAX_READS = 16
+
 # Small requests are joined, which costs less than a system call for each; large ones are not copied.
 _JOINED_BYTES = 64 * 1024
 
@@ -163,13 +166,14 @@ class SharedConnection:
         """Called in the hub when replies are there."""
         done: list[Any] = []
         try:
-            count = stream.receive(READ_BYTES)
-            if count < 0:
-                return
-            if count == 0:
-                self._fail(CLOSED)
-                return
-            self._dealer.feed(bytes(stream.buffer.view[:count]), done)
+            for _ in range(MAX_READS):
+                count = stream.receive(READ_BYTES)
+                if count > 0:
+                    self._dealer.feed(bytes(stream.buffer.view[:count]), done)
+                elif count == 0:
+                    self._fail(CLOSED)
+                if count != READ_BYTES:
+                    break
         except OSError as error:
             self._fail(f"IO error {os_error_text(error)}")
         except PeerError as error:

@@ -21,10 +21,10 @@ OTHER_CHAIN = ('counter_name: "main"', 'counter_name: "other"')
 class Stage:
     """A proxy that can be reloaded, and what is written in its files."""
 
-    def __init__(self, folder, server):
+    def __init__(self, folder, server, mode):
         self.server = server
         self.port, self.admin = free_port(), free_port()
-        self.topology = valkey_topology(self.port, server.port)
+        self.topology = valkey_topology(self.port, server.port, mode=mode)
         self.config = CONFIG + f'observability_interface: "127.0.0.1:{self.admin}"\n'
         self.proxy = ProxyProcess(
             self.topology, self.config, hotreload_socket=folder / "control.sock",
@@ -56,9 +56,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(redis_server, tmp_path):
-    """A running proxy."""
-    stage = Stage(tmp_path, redis_server)
+def stage(redis_server, tmp_path, mode):
+    """A running proxy, in each mode."""
+    stage = Stage(tmp_path, redis_server, mode)
     with stage.proxy:
         stage.proxy.wait_ready()
         yield stage
