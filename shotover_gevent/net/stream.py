@@ -47,13 +47,24 @@ ANY: Any = object()
 
 
 class ReceiveBuffer:
-    """The bytes of the last read; one per proxy, since a proxy lives in one hub."""
+    """The bytes of the last read; one per proxy, since a proxy lives in one hub.
 
-    __slots__ = ("bytes", "view")
+    ``outbox`` are the streams with something to send at the end of this turn of the hub.
+    """
+
+    __slots__ = ("bytes", "view", "outbox")
 
     def __init__(self, size: int = RECEIVE_BUFFER_BYTES) -> None:
         self.bytes = bytearray(size)
         self.view = memoryview(self.bytes)
+        self.outbox: list[tuple[Stream, bytes]] = []
+
+    def send_all(self) -> None:
+        """Send what is in the outbox; called in the hub."""
+        outbox, self.outbox = self.outbox, []
+        for stream, data in outbox:
+            if not stream.is_closed:
+                stream.send_from_hub(data)
 
 
 class Park:
@@ -162,7 +173,7 @@ class Stream:
     """
 
     __slots__ = (
-        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "blocked_since",
+        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "blocked_since", "_unsent",
         "_watcher", "_write_watcher", "_receive_into", "_send",
     )
 
@@ -179,6 +190,7 @@ class Stream:
         self.owner = owner
         self.is_stopped = False
         self.is_paused = False
+        self._unsent: memoryview | OSError | None = None
         #: Since when (monotonic) bytes wait for the peer to take more; 0 when none do.
         self.blocked_since = 0.0
         self._receive_into = sock.recv_into
@@ -224,6 +236,8 @@ class Stream:
         """Wait for bytes and read them into the buffer: the count, 0 at the end of the stream."""
         while True:
             self.park.wait(self)
+            if self._unsent is not None:
+                self._send_unsent()
             count = self.receive()
             if count >= 0:
                 return count
@@ -247,6 +261,38 @@ class Stream:
             count = 0
         if count != len(data):
             self._send_rest(memoryview(data)[count:])
+
+    def send_soon(self, data: bytes) -> None:
+        """Send ``data`` at the end of this turn of the hub; :meth:`read` must come next.
+
+        What all greenlets of one turn send leaves together then. A server that has answered one
+        request sleeps until the next, and waking it costs more than all else in sending; this way it
+        finds the requests of the others when it is awake. What goes wrong is raised by :meth:`read`.
+        """
+        buffer = self.buffer
+        if not buffer.outbox:
+            self.park.loop.run_callback(buffer.send_all)
+        buffer.outbox.append((self, data))
+
+    def send_from_hub(self, data: bytes) -> None:
+        """Send what :meth:`send_soon` was given; what is left to do is left to :meth:`read`."""
+        try:
+            count = self.try_send(data)
+        except OSError as error:
+            self._unsent = error
+        else:
+            if count == len(data):
+                return
+            self._unsent = memoryview(data)[count:]
+        if self.park.target is self:
+            self.park.switch(self)
+
+    def _send_unsent(self) -> None:
+        unsent, self._unsent = self._unsent, None
+        if isinstance(unsent, OSError):
+            raise unsent
+        if unsent is not None:
+            self._send_rest(unsent)
 
     def _send_rest(self, rest: memoryview) -> None:
         stalled = TimeoutError("the peer reads nothing")

@@ -284,6 +284,10 @@ class TlsStream(Stream):
             count += taken
         return count
 
+    def send_soon(self, data: bytes) -> None:
+        """Send now: encrypting costs more than waking the peer."""
+        self.send(data)
+
     def send(self, data: Any) -> None:
         """Send all of ``data``, as :meth:`Stream.send` does."""
         rest = memoryview(data)

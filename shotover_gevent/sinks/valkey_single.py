@@ -185,7 +185,10 @@ class ValkeySink(Sink):
         if not is_plain:
             expects = self._conversation.sent(requests.names, requests.values)
         try:
-            stream.send(requests.raw)
+            if is_plain and requests.count:
+                stream.send_soon(requests.raw)
+            else:
+                stream.send(requests.raw)
         except OSError as error:
             raise UpstreamError(f"IO error {os_error_text(error)}") from error
         if requests.received_at:
