@@ -265,3 +265,90 @@ def test_a_gentle_close_reads_a_paused_stream(pair):
     gevent.socket.wait_read(right.fileno(), timeout=5)
     right.close()
     greenlet.get(timeout=5)
+
+
+def test_what_is_sent_soon_leaves_at_the_end_of_the_turn(pair):
+    """Two greenlets of one turn have not sent when the second one parks; then both have."""
+    left, right = pair
+    other_left, other_right = socket.socketpair()
+    buffer = ReceiveBuffer()
+    seen = []
+
+    def ask(sock, data):
+        stream = Stream(sock, Park(), buffer)
+        stream.send_soon(data)
+        seen.append(waiting(right) + waiting(other_right))
+        count = stream.read()
+        stream.close()
+        return bytes(buffer.view[:count])
+
+    asking = [gevent.spawn(ask, left, b"one"), gevent.spawn(ask, other_left, b"two")]
+    gevent.sleep(0.01)
+    assert (seen, right.recv(10), other_right.recv(10)) == ([b"", b""], b"one", b"two")
+    right.send(b"1")
+    other_right.send(b"2")
+    assert [each.get(timeout=5) for each in asking] == [b"1", b"2"]
+    other_right.close()
+
+
+def waiting(sock):
+    """The bytes that wait to be read, without reading them."""
+    try:
+        return sock.recv(100, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return b""
+
+
+def test_what_the_kernel_does_not_take_soon_is_sent_by_the_reader(pair):
+    """All of it arrives, as the peer reads, before the answer is read."""
+    left, right = pair
+    data = bytes(range(256)) * 20_000
+    received = bytearray()
+
+    def ask():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        stream.send_soon(data)
+        count = stream.read()
+        stream.close()
+        return count
+
+    asking = gevent.spawn(ask)
+    gevent.sleep(0.01)
+    right.setblocking(False)
+    while len(received) < len(data):
+        try:
+            received += right.recv(1 << 20)
+        except BlockingIOError:
+            gevent.sleep(0.001)
+    right.send(b"ok")
+    assert (asking.get(timeout=5), received == data) == (2, True)
+
+
+def test_what_cannot_be_sent_soon_is_raised_by_the_reader(pair):
+    """As send() would have raised it."""
+    left, right = pair
+    right.close()
+
+    def ask():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        stream.send_soon(b"x")
+        with pytest.raises(BrokenPipeError):
+            stream.read()
+        stream.close()
+        return True
+
+    assert gevent.spawn(ask).get(timeout=5)
+
+
+def test_a_stream_that_is_closed_in_the_meantime_sends_nothing(pair):
+    """Whoever waited for the answer has gone."""
+    left, right = pair
+
+    def ask():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        stream.send_soon(b"x")
+        stream.close()
+
+    gevent.spawn(ask).get(timeout=5)
+    gevent.sleep(0.01)
+    assert right.recv(10) == b""
