@@ -93,6 +93,7 @@ class ValkeySinkSingle(TransformConfig):
     _failed_requests: Counter = PrivateAttr(default_factory=Counter)
     _source_to_sink: Histogram = PrivateAttr(default_factory=Histogram)
     _pool: Any = PrivateAttr(default=None)
+    _shared_sink: Any = PrivateAttr(default=None)
 
     def problems(self) -> list[str]:
         """The address must name a host and a port; one's own connection is one."""
@@ -117,17 +118,18 @@ class ValkeySinkSingle(TransformConfig):
             "shotover_source_to_sink_latency_seconds",
             "From a request read to the request written", sink=self.type_name)
         if self.connection_mode == "shared":
-            # Imported here: it is of no use to the others, and builds on this module.
+            # Imported here: they are of no use to the others, and build on this module. And not later: a
+            # successor has all that it needs before it asks for anything.
             from shotover_gevent.sinks.valkey_pool import UpstreamPool
+            from shotover_gevent.sinks.valkey_shared import SharedSink
 
             self._pool = UpstreamPool(self, context)
+            self._shared_sink = SharedSink
 
     def session(self, context: SessionContext) -> Sink:
         """The sink of one session; it connects at the first request."""
         if self._pool is not None:
-            from shotover_gevent.sinks.valkey_shared import SharedSink
-
-            return SharedSink(self, context, self._pool)
+            return self._shared_sink(self, context, self._pool)
         return ValkeySink(self, context)
 
     def dial(self, context: Any) -> Stream:
