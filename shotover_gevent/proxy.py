@@ -68,6 +68,10 @@ SHUTDOWN_GRACE_S = 10.0
 #: What a passed socket is called that is for the admin interface: its key in ``config.yaml``.
 OBSERVABILITY = "observability_interface"
 
+# What a request of the admin interface may still take when all else has ended: it is a matter of
+# milliseconds, unless its client has stopped to send.
+ADMIN_GRACE_S = 2.0
+
 # Shotover's interval for trying to create the control socket.
 CONTROL_RETRY_S = 3
 
@@ -201,7 +205,7 @@ class Proxy:
             else:
                 self._start_hotreload_server()
         except BaseException:
-            self._end()
+            self._end(Deadline.after(0))
             raise
         self.state = State.SERVING
         for source in self.sources:
@@ -386,7 +390,7 @@ class Proxy:
         """
         self._stop_listening()
         gevent.joinall([gevent.spawn(source.drain, seconds, waiting) for source in self.sources])
-        self._end()
+        self._end(Deadline.after(ADMIN_GRACE_S))
 
     def stop(self, timeout_s: float = SHUTDOWN_GRACE_S) -> None:
         """Stop accepting, finish what is in flight, close at the timeout; returns when all has ended."""
@@ -395,7 +399,7 @@ class Proxy:
         self._stop_listening()
         deadline = Deadline.after(timeout_s)
         gevent.joinall([gevent.spawn(source.stop, deadline) for source in self.sources])
-        self._end()
+        self._end(Deadline.after(min(timeout_s, ADMIN_GRACE_S)))
 
     def _stop_listening(self, lent: Set[str] = frozenset()) -> None:
         """Give up every listener of clients; the admin's tells that we drain until :meth:`_end`."""
@@ -407,7 +411,8 @@ class Proxy:
         for switch in self._switches:
             switch.close()
 
-    def _end(self) -> None:
+    def _end(self, requests: Deadline) -> None:
+        """Close everything; ``requests`` of the admin interface that were accepted are still answered."""
         for source in self.sources:
             source.close()
         for server in self._http_servers:
@@ -416,6 +421,8 @@ class Proxy:
             self._hotreload_server.close()
         if self._log_filter is not None:
             self._log_filter.close()
+        for server in self._http_servers:
+            server.join(requests.left())
         self.state = State.STOPPED
         self.ended.set()
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -92,6 +93,26 @@ def test_a_reload_does_not_wait_for_an_earlier_drain(topology, dialect, port, re
             blocked.ask(command("PING"), b"+PONG\r\n")
         else:
             blocked.eof()
+
+
+def test_a_request_for_metrics_that_the_predecessor_has_accepted_is_answered(topology, dialect):
+    """All its sessions have moved, and it still finishes what it has begun before it ends."""
+    address = f"127.0.0.1:{free_port()}"
+    config = f'main_log_level: "info"\nobservability_interface: "{address}"\n'
+    port = int(address.rpartition(":")[2])
+    with Rig(topology, dialect, config=config) as rig:
+        rig.wait_ready()
+        rig.wait_port(port)
+        with Client(port) as scraper:
+            scraper.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n")
+            time.sleep(0.2)  # it is accepted, and begun
+            assert rig.replace().code == 0
+            time.sleep(0.5)  # nothing else keeps the predecessor
+            scraper.send(b"\r\n")
+            received = b""
+            while data := scraper.socket.recv(65536):
+                received += data
+    assert received.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def clients(port):
