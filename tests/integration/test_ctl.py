@@ -29,11 +29,11 @@ PING, PONG = command("PING"), b"+PONG\r\n"
 class Stage:
     """A proxy with a control socket, and ``ctl`` for it."""
 
-    def __init__(self, folder: Path, server: RealServer) -> None:
+    def __init__(self, folder: Path, server: RealServer, mode: str) -> None:
         self.port, self.tcp_port = free_port(), free_port()
         self.path = folder / "control.sock"
         self.server = server
-        topology = valkey_topology(self.port, server.port)
+        topology = valkey_topology(self.port, server.port, mode=mode)
         more = tcp_topology(self.tcp_port, server.port).replace('"sink"', '"tcp-sink"')
         self.proxy = ProxyProcess(topology + more.removeprefix("\nsources:\n"), hotreload_socket=self.path)
 
@@ -61,9 +61,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(redis_server: RealServer, tmp_path: Path) -> Iterator[Stage]:
+def stage(redis_server: RealServer, tmp_path: Path, mode: str) -> Iterator[Stage]:
     """A running proxy."""
-    stage = Stage(tmp_path, redis_server)
+    stage = Stage(tmp_path, redis_server, mode)
     with stage.proxy:
         stage.proxy.wait_ready()
         yield stage

@@ -18,10 +18,11 @@ from tests.harness import Client, ProxyProcess, command, free_port
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def at(text: str, port: int, upstream: int) -> str:
-    """An example's topology, with other ports."""
+def at(text: str, port: int, upstream: int, mode: str) -> str:
+    """An example's topology, with other ports, in that mode."""
     return text.replace("127.0.0.1:6380", f"127.0.0.1:{port}").replace(
-        "127.0.0.1:6379", f"127.0.0.1:{upstream}")
+        "127.0.0.1:6379", f"127.0.0.1:{upstream}").replace(
+        "connect_timeout_ms", f"connection_mode: {mode}\n            connect_timeout_ms")
 
 
 def readme_blocks(language: str) -> list[str]:
@@ -36,10 +37,10 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(args, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_the_topology_forwards_to_your_own_server(server: RealServer) -> None:
+def test_the_topology_forwards_to_your_own_server(server: RealServer, mode: str) -> None:
     """The first example of the README stands in front of a real server."""
     port, key = free_port(), f"example:{os.getpid()}"
-    topology = at((EXAMPLES / "topology.yaml").read_text(), port, server.port)
+    topology = at((EXAMPLES / "topology.yaml").read_text(), port, server.port, mode)
     config = (EXAMPLES / "config.yaml").read_text().replace("9001", str(free_port()))
     with ProxyProcess(topology, config) as proxy:
         proxy.wait_ready()
@@ -50,11 +51,11 @@ def test_the_topology_forwards_to_your_own_server(server: RealServer) -> None:
 
 @pytest.mark.parametrize("origin", ["example", "readme"])
 def test_a_custom_transform_is_named_by_its_dotted_path(
-    server: RealServer, origin: str, tmp_path: Path
+    server: RealServer, mode: str, origin: str, tmp_path: Path
 ) -> None:
     """GET is answered by the configured value, everything else by the server."""
     port, key, folder = free_port(), f"rewrite:{os.getpid()}", EXAMPLES / "custom_transform"
-    topology = at((folder / "topology.yaml").read_text(), port, server.port)
+    topology = at((folder / "topology.yaml").read_text(), port, server.port, mode)
     if origin == "readme":
         folder = tmp_path
         (folder / "get_rewrite.py").write_text(readme_blocks("python")[-1])

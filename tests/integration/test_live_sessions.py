@@ -270,12 +270,12 @@ def test_tcp_sessions_move_with_what_is_half_sent(tmp_path):
     assert moved == [1, 1, 1]
 
 
-def test_unix_sockets_and_two_addresses_on_one_port_move(redis_server, tmp_path):
+def test_unix_sockets_and_two_addresses_on_one_port_move(redis_server, tmp_path, mode):
     """Listeners on Unix sockets, IPv6, and one port of two addresses are handed over, each for itself."""
     port = free_port()
     addresses = [f"127.0.0.1:{port}", f"127.0.0.2:{port}", f"[::1]:{port}", f"unix:{tmp_path}/v.sock"]
     topology = "sources:\n" + "".join(
-        valkey_topology(port, redis_server.port).split("sources:\n")[1]
+        valkey_topology(port, redis_server.port, mode=mode).split("sources:\n")[1]
         .replace(f'"127.0.0.1:{port}"', f'"{address}"', 1).replace('"valkey"', f'"v{number}"')
         .replace('"count"', f'"c{number}"').replace('"sink"', f'"s{number}"')
         for number, address in enumerate(addresses))
@@ -306,10 +306,10 @@ def test_unix_sockets_and_two_addresses_on_one_port_move(redis_server, tmp_path)
     assert not (tmp_path / "v.sock").exists()
 
 
-def test_more_listeners_than_fit_into_a_packet_are_handed_over(redis_server, tmp_path):
+def test_more_listeners_than_fit_into_a_packet_are_handed_over(redis_server, tmp_path, mode):
     """300 listeners are handed over, and every one of them serves."""
     ports = [free_port() for _ in range(300)]
-    entry = valkey_topology(0, redis_server.port).split("sources:\n")[1]
+    entry = valkey_topology(0, redis_server.port, mode=mode).split("sources:\n")[1]
     topology = "sources:\n" + "".join(
         entry.replace(':0"', f':{port}"', 1).replace('"valkey"', f'"v{port}"')
         .replace('"count"', f'"c{port}"').replace('"sink"', f'"s{port}"')

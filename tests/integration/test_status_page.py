@@ -49,9 +49,11 @@ def admin() -> int:
 
 
 @pytest.fixture
-def proxy(port: int, admin: int, redis_server: RealServer, tmp_path: Path) -> Iterator[ProxyProcess]:
+def proxy(
+    port: int, admin: int, redis_server: RealServer, tmp_path: Path, mode: str
+) -> Iterator[ProxyProcess]:
     """A Valkey and a Tcp source in front of a real server; it can be reloaded."""
-    topology = valkey_topology(port, redis_server.port)
+    topology = valkey_topology(port, redis_server.port, mode=mode)
     more = tcp_topology(free_port(), redis_server.port).replace('"sink"', '"tcp-sink"')
     topology += more.removeprefix("\nsources:\n")
     config = CONFIG + f'observability_interface: "127.0.0.1:{admin}"\n'
@@ -81,7 +83,9 @@ def test_status_tells_what_runs_and_what_it_did(proxy: ProxyProcess, port: int, 
         client.ask(command("PING"), b"+PONG\r\n")
         before = status(admin)
         assert proxy.reload().returncode == 0
-        after = eventually(lambda: (found := status(admin))["pid"] != before["pid"] and found)
+        eventually(lambda: status(admin)["pid"] != before["pid"])
+        client.ask(command("PING"), b"+PONG\r\n")
+        after = status(admin)
     sources = [
         (each["name"], each["type"], each["sessions"], each["opened"], each["requests"])
         for each in before["sources"]]

@@ -32,11 +32,12 @@ def servers(redis_server: RealServer) -> Iterator[tuple[RealServer, RealServer]]
         yield first, second
 
 
-def sink(name: str, server: RealServer | int) -> dict[str, Any]:
+def sink(name: str, server: RealServer | int, mode: str) -> dict[str, Any]:
     """A sink in front of a server, or of a port."""
     port = server if isinstance(server, int) else server.port
     return {"ValkeySinkSingle": {
-        "name": name, "remote_address": f"127.0.0.1:{port}", "connect_timeout_ms": 3000}}
+        "name": name, "remote_address": f"127.0.0.1:{port}", "connect_timeout_ms": 3000,
+        "connection_mode": mode}}
 
 
 def topology(port: int, *chain: dict[str, Any]) -> str:
@@ -117,15 +118,15 @@ class Counting:
 @pytest.mark.parametrize("behavior", ["Ignore", "LogWarningOnMismatch"])
 @pytest.mark.parametrize("gathered", [False, True])
 def test_a_mirrored_load_leaves_both_servers_with_the_same_data(
-    servers: tuple[RealServer, RealServer], behavior: str, gathered: bool
+    servers: tuple[RealServer, RealServer], behavior: str, gathered: bool, mode: str
 ) -> None:
     """Whether it is waited for or not, one by one or gathered; nothing is lost when clients leave."""
     first, second = servers
     port = free_port()
     coalesce = {"Coalesce": {
         "name": "c", "flush_when_buffered_message_count": 50, "flush_when_millis_since_last_flush": 20}}
-    chain = [*([coalesce] if gathered else []), sink("second", second)]
-    with ProxyProcess(topology(port, tee(*chain, behavior=behavior), sink("first", first))) as proxy:
+    chain = [*([coalesce] if gathered else []), sink("second", second, mode)]
+    with ProxyProcess(topology(port, tee(*chain, behavior=behavior), sink("first", first, mode))) as proxy:
         with Load(port, clients=4, connect_rate_s=0.05) as load:
             load.wait_requests(200 if gathered and behavior != "Ignore" else 2000)
         assert load.errors == []
@@ -134,12 +135,12 @@ def test_a_mirrored_load_leaves_both_servers_with_the_same_data(
 
 
 def test_a_mirrored_load_loses_nothing_in_reloads(
-    servers: tuple[RealServer, RealServer], tmp_path: Any
+    servers: tuple[RealServer, RealServer], tmp_path: Any, mode: str
 ) -> None:
     """Every write arrives once at both servers; sessions move with both of their connections."""
     first, second = servers
     port = free_port()
-    text = topology(port, tee(sink("second", second), buffer_size=100), sink("first", first))
+    text = topology(port, tee(sink("second", second, mode), buffer_size=100), sink("first", first, mode))
     with ProxyProcess(text, hotreload_socket=tmp_path / "control.sock") as proxy:
         moved = 0
         with Counting(port) as load:
@@ -157,16 +158,16 @@ def test_a_mirrored_load_loses_nothing_in_reloads(
 
 @pytest.mark.parametrize("kind", ["tee", "map"])
 def test_sessions_with_sub_chains_move_in_every_state(
-    servers: tuple[RealServer, RealServer], tmp_path: Any, kind: str
+    servers: tuple[RealServer, RealServer], tmp_path: Any, kind: str, mode: str
 ) -> None:
     """As those without do: twelve connections in twelve states go on where they were."""
     first, second = servers
     port = free_port()
     if kind == "tee":
-        chain = [tee(sink("second", second)), sink("first", first)]
+        chain = [tee(sink("second", second, mode)), sink("first", first, mode)]
     else:
         chain = [{"ParallelMap": {
-            "name": "map", "parallelism": 1, "ordered_results": True, "chain": [sink("first", first)]}}]
+            "name": "map", "parallelism": 1, "ordered_results": True, "chain": [sink("first", first, mode)]}}]
     with ProxyProcess(topology(port, *chain), hotreload_socket=tmp_path / "control.sock") as proxy, \
             ExitStack() as stack:
         clients = {name: stack.enter_context(Client(port)) for name in STATES}
@@ -199,13 +200,13 @@ def metric(admin: int, name: str) -> float:
     return float(found[1]) if found else -1.0
 
 
-def test_a_second_server_that_is_stuck_holds_up_nobody(servers: tuple[RealServer, RealServer]) -> None:
+def test_a_second_server_that_is_stuck_holds_up_nobody(servers: tuple[RealServer, RealServer], mode: str) -> None:
     """With a timeout; what it does not take is counted, and it goes on when the server does."""
     first, second = servers
     port, admin = free_port(), free_port()
     config = CONFIG + f'observability_interface: "127.0.0.1:{admin}"\n'
     text = topology(
-        port, tee(sink("second", second), timeout_micros=1000, buffer_size=3), sink("first", first))
+        port, tee(sink("second", second, mode), timeout_micros=1000, buffer_size=3), sink("first", first, mode))
     with ProxyProcess(text, config) as proxy:
         proxy.wait_ready()
         with Client(port) as client:
@@ -223,12 +224,12 @@ def test_a_second_server_that_is_stuck_holds_up_nobody(servers: tuple[RealServer
 
 
 def test_a_second_server_that_cuts_a_connection_gets_another(
-    servers: tuple[RealServer, RealServer]
+    servers: tuple[RealServer, RealServer], mode: str
 ) -> None:
     """Clients notice nothing of it, and need not connect again."""
     first, second = servers
     port = free_port()
-    text = topology(port, tee(sink("second", second)), sink("first", first))
+    text = topology(port, tee(sink("second", second, mode)), sink("first", first, mode))
     with ProxyProcess(text, tolerate=['Internal error in buffered chain "tee"']), Client(port) as client:
         for number in range(3):
 
@@ -265,7 +266,7 @@ MISMATCH = (
     ("behavior", "answer"), [("Ignore", A), ("LogWarningOnMismatch", A), ("FailOnMismatch", MISMATCH),
                              ("SubchainOnMismatch", A)])
 def test_each_behavior_does_what_it_says(
-    differing: tuple[RealServer, RealServer], behavior: str, answer: bytes
+    differing: tuple[RealServer, RealServer], behavior: str, answer: bytes, mode: str
 ) -> None:
     """With chains that agree on the first and the last request, and not on the one between them."""
     first, second = differing
@@ -273,8 +274,8 @@ def test_each_behavior_does_what_it_says(
     mismatch = {"SubchainOnMismatch": {"chain": [
         {"DebugPrinter": {"name": "print"}}, {"DebugReturner": {"name": "x", "Valkey": "unseen"}}]}}
     text = topology(
-        port, tee(sink("second", second), behavior=mismatch if behavior in mismatch else behavior),
-        sink("first", first))
+        port, tee(sink("second", second, mode), behavior=mismatch if behavior in mismatch else behavior),
+        sink("first", first, mode))
     with ProxyProcess(text, tolerate=["^Tee mismatch:"]) as proxy, Client(port) as client:
         client.ask(GETS, SAME + answer + SAME)
     warned = [(e.level, e.target, e.message) for e in proxy.events if e.message.startswith("Tee")]
@@ -300,13 +301,13 @@ def ask_switch(port: int, value: str | None = None) -> tuple[int, str]:
 
 @pytest.mark.parametrize("behavior", ["Ignore", "LogWarningOnMismatch"])
 def test_the_result_source_is_switched_over_http(
-    differing: tuple[RealServer, RealServer], behavior: str, tmp_path: Any
+    differing: tuple[RealServer, RealServer], behavior: str, tmp_path: Any, mode: str
 ) -> None:
     """For clients that are connected, too; a reload keeps it, and the port open."""
     first, second = differing
     port, switch = free_port(), free_port()
     text = topology(
-        port, tee(sink("second", second), behavior=behavior, switch_port=switch), sink("first", first))
+        port, tee(sink("second", second, mode), behavior=behavior, switch_port=switch), sink("first", first, mode))
     with ProxyProcess(
         text, hotreload_socket=tmp_path / "control.sock", tolerate=["^Tee mismatch:"]
     ) as proxy, Client(port) as client:
@@ -328,12 +329,12 @@ def test_the_result_source_is_switched_over_http(
 # -- the others ---------------------------------------------------------------------------------
 
 
-def test_copies_of_a_chain_work_at_the_same_time(servers: tuple[RealServer, RealServer]) -> None:
+def test_copies_of_a_chain_work_at_the_same_time(servers: tuple[RealServer, RealServer], mode: str) -> None:
     """Each has a connection of its own; when the server is away, every request is told."""
     first, _ = servers
     port = free_port()
     text = topology(port, {"ParallelMap": {
-        "name": "map", "parallelism": 4, "ordered_results": False, "chain": [sink("first", first)]}})
+        "name": "map", "parallelism": 4, "ordered_results": False, "chain": [sink("first", first, mode)]}})
     with ProxyProcess(text, expect=["Internal error in buffered chain", "unexpectedly terminated"]):
         with Client(port) as client:
             client.ask(b"".join(command("SET", f"k{n}", str(n)) for n in range(10)), b"+OK\r\n" * 10)
@@ -354,13 +355,13 @@ COALESCE = {"Coalesce": {
 
 
 def test_gathered_requests_are_answered_before_their_session_moves(
-    servers: tuple[RealServer, RealServer], tmp_path: Any
+    servers: tuple[RealServer, RealServer], tmp_path: Any, mode: str
 ) -> None:
     """A reload does not wait for the time of a Coalesce, and the client goes on in the new process."""
     first, _ = servers
     port = free_port()
     with ProxyProcess(
-        topology(port, COALESCE, sink("first", first)), hotreload_socket=tmp_path / "control.sock"
+        topology(port, COALESCE, sink("first", first, mode)), hotreload_socket=tmp_path / "control.sock"
     ) as proxy, Client(port) as client:
         client.send(command("INCR", "n") * 3)
         time.sleep(0.1)
@@ -370,11 +371,11 @@ def test_gathered_requests_are_answered_before_their_session_moves(
     assert report["sessions"]["moved"] == 1
 
 
-def test_pushes_do_not_wait_for_what_is_gathered(servers: tuple[RealServer, RealServer]) -> None:
+def test_pushes_do_not_wait_for_what_is_gathered(servers: tuple[RealServer, RealServer], mode: str) -> None:
     """A subscriber hears messages at once."""
     first, _ = servers
     port = free_port()
-    chain = [{"Coalesce": {"name": "c", "flush_when_millis_since_last_flush": 300}}, sink("first", first)]
+    chain = [{"Coalesce": {"name": "c", "flush_when_millis_since_last_flush": 300}}, sink("first", first, mode)]
     with ProxyProcess(topology(port, *chain)), Client(port) as client, Client(first.port) as direct:
         client.ask(command("SUBSCRIBE", "a"), b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n")
         for number in range(3):
@@ -383,13 +384,13 @@ def test_pushes_do_not_wait_for_what_is_gathered(servers: tuple[RealServer, Real
 
 
 def test_clients_share_the_connections_of_a_pool(
-    servers: tuple[RealServer, RealServer], tmp_path: Any
+    servers: tuple[RealServer, RealServer], tmp_path: Any, mode: str
 ) -> None:
     """Two connections for all of them; their sessions stay with their process, and end with it."""
     first, _ = servers
     port = free_port()
     text = topology(port, {"ConnectionBalanceAndPool": {
-        "name": "pool", "max_connections": 2, "chain": [sink("first", first)]}})
+        "name": "pool", "max_connections": 2, "chain": [sink("first", first, mode)]}})
     with ProxyProcess(text, hotreload_socket=tmp_path / "control.sock") as proxy:
         with Load(port, clients=6, connect_rate_s=0.05) as load:
             load.wait_requests(500)

@@ -16,10 +16,10 @@ OVERLOADED = b"-ERR Server overloaded\r\n"
 ABORTED = b"-EXECABORT Transaction discarded because of previous errors.\r\n"
 
 
-def sink(server: RealServer) -> str:
+def sink(server: RealServer, mode: str) -> str:
     """The last step of a chain, in front of that server."""
     return (f'ValkeySinkSingle: {{name: "sink", remote_address: "127.0.0.1:{server.port}",'
-            " connect_timeout_ms: 3000}")
+            f" connect_timeout_ms: 3000, connection_mode: {mode}}}")
 
 
 def observed(admin: int) -> str:
@@ -28,13 +28,13 @@ def observed(admin: int) -> str:
 
 
 def test_requests_beyond_the_rate_are_answered_and_no_transaction_runs_in_part(
-    redis_server: RealServer, tmp_path
+    redis_server: RealServer, tmp_path, mode: str
 ) -> None:
     """Of 300 at once 50 reach the server; a transaction that is cut off is discarded, also in a successor."""
     port, admin = free_port(), free_port()
     throttling = 'RequestThrottling: {name: "limit", max_requests_per_second: 50}'
     with ProxyProcess(
-        topology(port, throttling, sink(redis_server)), observed(admin),
+        topology(port, throttling, sink(redis_server, mode)), observed(admin),
         hotreload_socket=tmp_path / "control.sock",
     ) as proxy:
         proxy.wait_ready()
@@ -59,13 +59,15 @@ def test_requests_beyond_the_rate_are_answered_and_no_transaction_runs_in_part(
             assert eventually(lambda: samples(admin)[1][name]) == refused
 
 
-def test_the_messages_of_a_client_are_in_files_also_after_a_reload(redis_server: RealServer, tmp_path) -> None:
+def test_the_messages_of_a_client_are_in_files_also_after_a_reload(
+    redis_server: RealServer, tmp_path, mode: str
+) -> None:
     """Names and bytes, with every message parsed and encoded again on its way."""
     port = free_port()
     steps = [
         'DebugForceParse: {name: "parse", parse_requests: true, parse_responses: true}',
         'DebugForceEncode: {name: "encode", encode_requests: true, encode_responses: true}',
-        'DebugLogToFile: {name: "files"}', sink(redis_server),
+        'DebugLogToFile: {name: "files"}', sink(redis_server, mode),
     ]
     script = f"cd {tmp_path} && exec {' '.join(ProxyProcess.program)} \"$@\""
     proxy = ProxyProcess(topology(port, *steps), hotreload_socket=tmp_path / "control.sock")
@@ -97,7 +99,9 @@ def without_master(server: RealServer) -> Iterator[Client]:
             direct.ask(command("CONFIG", "SET", "replica-serve-stale-data", "yes"), b"+OK\r\n")
 
 
-def test_a_breaker_opens_while_the_server_fails_and_closes_when_it_is_well(redis_server: RealServer) -> None:
+def test_a_breaker_opens_while_the_server_fails_and_closes_when_it_is_well(
+    redis_server: RealServer, mode: str
+) -> None:
     """While it is open every session is answered at once; a probe finds out that the server is well."""
     port, admin = free_port(), free_port()
     breaker = 'CircuitBreaker: {name: "cb", consecutive_failures: 2, open_ms: 2000}'
@@ -105,7 +109,7 @@ def test_a_breaker_opens_while_the_server_fails_and_closes_when_it_is_well(redis
     refused = b"-ERR The circuit breaker cb is open: the database is not asked\r\n"
     read = command("GET", "no-such-key")
     with ProxyProcess(
-        topology(port, breaker, sink(redis_server)), config, expect=["circuit breaker cb is open"]
+        topology(port, breaker, sink(redis_server, mode)), config, expect=["circuit breaker cb is open"]
     ) as proxy:
         proxy.wait_ready()
         with without_master(redis_server), Client(port) as one, Client(port) as two:
@@ -137,10 +141,10 @@ def retries(admin: int, reason: str) -> float:
 RETRY = 'Retry: {name: "retry", max_retries: 10, base_delay_ms: 1000, max_delay_ms: 1000}'
 
 
-def test_a_read_is_asked_again_until_the_server_is_well(redis_server: RealServer) -> None:
+def test_a_read_is_asked_again_until_the_server_is_well(redis_server: RealServer, mode: str) -> None:
     """The client waits and gets its answer; a request that is not idempotent is refused at once."""
     port, admin = free_port(), free_port()
-    with ProxyProcess(topology(port, RETRY, sink(redis_server)), observed(admin)) as proxy, \
+    with ProxyProcess(topology(port, RETRY, sink(redis_server, mode)), observed(admin)) as proxy, \
             Client(redis_server.port) as direct:
         proxy.wait_ready()
         direct.ask(command("SET", "retried", "x"), b"+OK\r\n")
@@ -154,10 +158,11 @@ def test_a_read_is_asked_again_until_the_server_is_well(redis_server: RealServer
         direct.ask(command("DEL", "retried"), b":1\r\n")
 
 
-def test_a_database_that_comes_late_is_waited_for(redis_server: RealServer, tmp_path) -> None:
+def test_a_database_that_comes_late_is_waited_for(redis_server: RealServer, tmp_path, mode: str) -> None:
     """What could not be sent is sent when it can, whatever it is."""
     port, admin, path = free_port(), free_port(), tmp_path / "late.sock"
-    late = f'ValkeySinkSingle: {{name: "sink", remote_address: "unix:{path}", connect_timeout_ms: 3000}}'
+    late = (f'ValkeySinkSingle: {{name: "sink", remote_address: "unix:{path}", connect_timeout_ms: 3000,'
+            f" connection_mode: {mode}}}")
     with ProxyProcess(topology(port, RETRY, late), observed(admin)) as proxy:
         proxy.wait_ready()
         with Client(port) as client:
@@ -167,11 +172,11 @@ def test_a_database_that_comes_late_is_waited_for(redis_server: RealServer, tmp_
                 client.expect(b":1\r\n:2\r\n")
 
 
-def test_a_connection_that_was_lost_is_not_made_again(tmp_path, redis_server: RealServer) -> None:
+def test_a_connection_that_was_lost_is_not_made_again(tmp_path, redis_server: RealServer, mode: str) -> None:
     """Its session ends, for the next one begins anew."""
     port, admin = free_port(), free_port()
     with RealServer(redis_server.binary) as server, ProxyProcess(
-        topology(port, RETRY, sink(server)), observed(admin),
+        topology(port, RETRY, sink(server, mode)), observed(admin),
         expect=["connection was unexpectedly terminated"],
     ) as proxy:
         proxy.wait_ready()
@@ -190,12 +195,14 @@ def blocked(direct: Client) -> bool:
     return b"blocked_clients:1" in direct.until(b"|end|\r\n")
 
 
-def test_an_access_log_has_every_request_through_rotation_and_reload(redis_server: RealServer, tmp_path) -> None:
+def test_an_access_log_has_every_request_through_rotation_and_reload(
+    redis_server: RealServer, tmp_path, mode: str
+) -> None:
     """What was written before a file was moved is there; both processes write to the one at the path."""
     port, path = free_port(), tmp_path / "access.log"
     log = f'AccessLog: {{name: "access", path: "{path}", keys: "first", client_address: true}}'
     with ProxyProcess(
-        topology(port, log, sink(redis_server)), hotreload_socket=tmp_path / "control.sock"
+        topology(port, log, sink(redis_server, mode)), hotreload_socket=tmp_path / "control.sock"
     ) as proxy, Client(port) as client:
         client.ask(command("GET", "no-such-key"), b"$-1\r\n")
         eventually(lambda: path.read_bytes().endswith(b"\n"))
@@ -224,7 +231,7 @@ def switch(port: int, word: str) -> None:
         f"http://127.0.0.1:{port}/transform/fault-injection/state", word.encode(), method="PUT"), timeout=10)
 
 
-def test_faults_are_injected_while_they_are_switched_on(redis_server: RealServer, tmp_path) -> None:
+def test_faults_are_injected_while_they_are_switched_on(redis_server: RealServer, tmp_path, mode: str) -> None:
     """Over HTTP; errors are answered, connections closed, and a successor begins as the file says."""
     port, control = free_port(), free_port()
     faults = (
@@ -234,7 +241,7 @@ def test_faults_are_injected_while_they_are_switched_on(redis_server: RealServer
         '{kind: delay, percentage: 100, commands: [ECHO], delay_ms: 300}]}')
     read, write = command("GET", "injected"), command("SET", "injected", "x")
     with ProxyProcess(
-        topology(port, faults, sink(redis_server)), hotreload_socket=tmp_path / "control.sock"
+        topology(port, faults, sink(redis_server, mode)), hotreload_socket=tmp_path / "control.sock"
     ) as proxy, Client(port) as client, Client(port) as other, Client(redis_server.port) as direct:
         direct.send(command("DEL", "injected"))
         direct.until(b"\r\n")

@@ -135,14 +135,16 @@ def test_a_returner_that_fails_closes_the_client() -> None:
     ("lists", "allowed"),
     [("DenyList: [Write]", "read"), ("AllowList: [Write]", "write"), ("AllowList: []", ""),
      ("DenyList: [SchemaChange]", "read write")])
-def test_a_filter_lets_some_requests_pass(redis_server: RealServer, lists: str, allowed: str) -> None:
+def test_a_filter_lets_some_requests_pass(
+    redis_server: RealServer, mode: str, lists: str, allowed: str
+) -> None:
     """Each request of a pipeline has its own answer, at its place; two filters may follow each other."""
     port = free_port()
     steps = [
         f'QueryTypeFilter: {{name: "filter", {lists}}}',
         'QueryTypeFilter: {name: "second", DenyList: [ReadWrite]}',
         f'ValkeySinkSingle: {{name: "sink", remote_address: "127.0.0.1:{redis_server.port}",'
-        " connect_timeout_ms: 3000}",
+        f" connect_timeout_ms: 3000, connection_mode: {mode}}}",
     ]
     with ProxyProcess(topology(port, *steps)), Client(redis_server.port) as direct, Client(port) as client:
         direct.send(command("DEL", "filtered"))
