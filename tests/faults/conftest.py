@@ -20,16 +20,6 @@ def port():
     return free_port()
 
 
-def pytest_collection_modifyitems(config, items):
-    """In Shotover's dialect no session moves, so that it is all the same how the sink is connected."""
-    surplus = [
-        item for item in items
-        if "topology" in getattr(item, "fixturenames", ()) and hasattr(item, "callspec")
-        and {"mode": "shared", "dialect": "shotover"}.items() <= item.callspec.params.items()]
-    config.hook.pytest_deselected(items=surplus)
-    items[:] = [item for item in items if item not in surplus]
-
-
 @pytest.fixture(scope="module")
 def topology(port, redis_server, mode):
     """A proxy in front of Redis, in each mode."""

@@ -22,6 +22,7 @@ from tests.harness import WAIT_S, ProxyProcess, eventually
 WAITS = {
     "hotreload.server.LEASE_S": 1.5, "hotreload.dialect.START_S": 1.5, "hotreload.dialect.STEP_S": 1.0,
     "hotreload.client.REQUEST_TIMEOUT_S": 1.5, "hotreload.client.EXIT_GRACE_S": 0.3,
+    "sinks.valkey_pool.KEEP_S": 0.2,
 }
 
 # What a failed reload leaves in the log of the process that goes on serving, or of the successor.
