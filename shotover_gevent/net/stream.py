@@ -18,14 +18,16 @@ from __future__ import annotations
 
 import socket
 import struct
+from bisect import bisect_left
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, ClassVar
 
 from gevent import get_hub, getcurrent
 from gevent.socket import wait_write
 
 from shotover_gevent.deadline import Deadline
+from shotover_gevent.metrics import Histogram
 
 # One read takes at most this much: larger reads win nothing, since socket buffers are smaller.
 RECEIVE_BUFFER_BYTES = 256 * 1024
@@ -47,24 +49,33 @@ ANY: Any = object()
 
 
 class ReceiveBuffer:
-    """The bytes of the last read; one per proxy, since a proxy lives in one hub.
+    """The bytes of the last read, and what is put off to the end of this turn of the hub.
 
-    ``outbox`` are the streams with something to send at the end of this turn of the hub.
+    One per proxy, since a proxy lives in one hub.
     """
 
-    __slots__ = ("bytes", "view", "outbox")
+    __slots__ = ("bytes", "view", "_calls")
 
     def __init__(self, size: int = RECEIVE_BUFFER_BYTES) -> None:
         self.bytes = bytearray(size)
         self.view = memoryview(self.bytes)
-        self.outbox: list[tuple[Stream, bytes]] = []
+        self._calls: list[Callable[[], None]] = []
 
-    def send_all(self) -> None:
-        """Send what is in the outbox; called in the hub."""
-        outbox, self.outbox = self.outbox, []
-        for stream, data in outbox:
-            if not stream.is_closed:
-                stream.send_from_hub(data)
+    def at_turn_end(self, call: Callable[[], None]) -> None:
+        """Call it in the hub, when all that is readable in this turn has been read; it must not raise.
+
+        What all greenlets of one turn send leaves together then. A peer that has nothing left to do
+        sleeps, and waking it costs more than all else in sending; this way it finds what the
+        others have sent when it is awake.
+        """
+        if not self._calls:
+            get_hub().loop.run_callback(self._end_turn)
+        self._calls.append(call)
+
+    def _end_turn(self) -> None:
+        calls, self._calls = self._calls, []
+        for call in calls:
+            call()
 
 
 class Park:
@@ -173,8 +184,8 @@ class Stream:
     """
 
     __slots__ = (
-        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "blocked_since", "_unsent",
-        "_watcher", "_write_watcher", "_receive_into", "_send",
+        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "blocked_since", "_soon", "_left",
+        "_latency", "_since", "_watcher", "_write_watcher", "_receive_into", "_send",
     )
 
     #: Why a session with such a stream cannot move to another process; ``None`` if it can.
@@ -190,7 +201,10 @@ class Stream:
         self.owner = owner
         self.is_stopped = False
         self.is_paused = False
-        self._unsent: memoryview | OSError | None = None
+        self._soon = b""
+        self._left: memoryview | OSError | None = None
+        self._latency: Histogram | None = None
+        self._since = 0.0
         #: Since when (monotonic) bytes wait for the peer to take more; 0 when none do.
         self.blocked_since = 0.0
         self._receive_into = sock.recv_into
@@ -236,8 +250,8 @@ class Stream:
         """Wait for bytes and read them into the buffer: the count, 0 at the end of the stream."""
         while True:
             self.park.wait(self)
-            if self._unsent is not None:
-                self._send_unsent()
+            if self._left is not None:
+                self.settle()
             count = self.receive()
             if count >= 0:
                 return count
@@ -255,6 +269,8 @@ class Stream:
         Raises ``OSError`` when the connection is broken, and ``TimeoutError`` when the peer
         takes nothing for :data:`SEND_STALL_S`.
         """
+        if self._soon or self._left is not None:
+            self.settle()
         try:
             count = self._send(data)
         except (BlockingIOError, InterruptedError):
@@ -262,37 +278,67 @@ class Stream:
         if count != len(data):
             self._send_rest(memoryview(data)[count:])
 
-    def send_soon(self, data: bytes) -> None:
-        """Send ``data`` at the end of this turn of the hub; :meth:`read` must come next.
+    def send_soon(self, data: bytes, latency: Histogram | None = None, since: float = 0.0) -> None:
+        """Send ``data`` at the end of this turn of the hub; ``latency`` gets the seconds from ``since`` to then.
 
-        What all greenlets of one turn send leaves together then. A server that has answered one
-        request sleeps until the next, and waking it costs more than all else in sending; this way it
-        finds the requests of the others when it is awake. What goes wrong is raised by :meth:`read`.
+        What the kernel does not take then, or goes wrong, is the matter of :meth:`read`, of
+        :meth:`settle`, for which an idle greenlet is woken, and of whatever sends next.
         """
-        buffer = self.buffer
-        if not buffer.outbox:
-            self.park.loop.run_callback(buffer.send_all)
-        buffer.outbox.append((self, data))
+        if self._soon or self._left is not None:
+            self.settle()
+        self._soon, self._latency, self._since = data, latency, since
+        self.buffer.at_turn_end(self.send_now)
 
-    def send_from_hub(self, data: bytes) -> None:
-        """Send what :meth:`send_soon` was given; what is left to do is left to :meth:`read`."""
-        try:
-            count = self.try_send(data)
-        except OSError as error:
-            self._unsent = error
-        else:
+    def send_now(self) -> bool:
+        """Send what :meth:`send_soon` was given, without waiting; whether nothing is left of it.
+
+        For the hub, and for others while the greenlet is idle. It is told to :meth:`settle` the rest, and
+        the stream is paused meanwhile.
+        """
+        data = self._soon
+        if data:
+            self._soon = b""
+            try:
+                count = self._send(data)
+            except (BlockingIOError, InterruptedError):
+                count = 0
+            except OSError as error:
+                self._left = error
+                count = -1
             if count == len(data):
-                return
-            self._unsent = memoryview(data)[count:]
-        if self.park.target is self:
-            self.park.switch(self)
+                if self._latency is not None:
+                    self._note_latency(self._latency)
+                return True
+            if count >= 0:
+                self._left = memoryview(data)[count:]
+            park = self.park
+            assert isinstance(park, Park), "without a greenlet there is nobody to settle it"
+            if park.target is self:
+                park.switch(self)
+            else:
+                self.pause()
+                park.wake()
+        return self._left is None
 
-    def _send_unsent(self) -> None:
-        unsent, self._unsent = self._unsent, None
-        if isinstance(unsent, OSError):
-            raise unsent
-        if unsent is not None:
-            self._send_rest(unsent)
+    def settle(self) -> None:
+        """Send what is left of :meth:`send_soon`, as :meth:`send` does. Raises as that does."""
+        left, self._left = self._left, None
+        if isinstance(left, OSError):
+            raise left
+        if left is not None:
+            self._send_rest(left)
+            self.resume()
+        elif self._soon:
+            data, self._soon = self._soon, b""
+            self.send(data)
+        if self._latency is not None:
+            self._note_latency(self._latency)
+
+    def _note_latency(self, latency: Histogram) -> None:
+        self._latency = None
+        seconds = perf_counter() - self._since
+        latency.own[bisect_left(latency.bounds, seconds)] += 1
+        latency.own_total += seconds
 
     def _send_rest(self, rest: memoryview) -> None:
         stalled = TimeoutError("the peer reads nothing")
@@ -335,6 +381,7 @@ class Stream:
 
     def shutdown_send(self) -> None:
         """Tell the peer that nothing more comes; it may go on sending. Raises ``OSError``."""
+        self.settle()
         self.socket.shutdown(socket.SHUT_WR)
 
     def discard(self) -> int:
@@ -361,6 +408,7 @@ class Stream:
 
     def detach(self) -> socket.socket:
         """Give up the socket, still open, to the caller; the stream is of no use afterwards."""
+        self._soon = b""
         self._watcher.stop()
         self._watcher.close()
         self._watcher = None

@@ -20,11 +20,12 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, ClassVar
 
 from gevent.socket import wait_write
 
+from shotover_gevent.metrics import Histogram
 from shotover_gevent.net.stream import ANY, SEND_STALL_S, HubPark, Park, ReceiveBuffer, Stream
 
 # One read, and one step of encrypting. The buffers in memory keep their largest size for as long as the
@@ -284,9 +285,11 @@ class TlsStream(Stream):
             count += taken
         return count
 
-    def send_soon(self, data: bytes) -> None:
+    def send_soon(self, data: bytes, latency: Histogram | None = None, since: float = 0.0) -> None:
         """Send now: encrypting costs more than waking the peer."""
         self.send(data)
+        if latency is not None:
+            latency.observe(perf_counter() - since)
 
     def send(self, data: Any) -> None:
         """Send all of ``data``, as :meth:`Stream.send` does."""

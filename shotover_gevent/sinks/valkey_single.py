@@ -188,13 +188,14 @@ class ValkeySink(Sink):
             expects = self._conversation.sent(requests.names, requests.values)
         try:
             if is_plain and requests.count:
-                stream.send_soon(requests.raw)
+                latency = self._source_to_sink if requests.received_at else None
+                stream.send_soon(requests.raw, latency, requests.received_at)
             else:
                 stream.send(requests.raw)
+                if requests.received_at:
+                    self._source_to_sink.observe(perf_counter() - requests.received_at)
         except OSError as error:
             raise UpstreamError(f"IO error {os_error_text(error)}") from error
-        if requests.received_at:
-            self._source_to_sink.observe(perf_counter() - requests.received_at)
         responses = self._count(requests) if is_plain else self._pair(requests, expects)
         responses.received_at = perf_counter()
         return responses

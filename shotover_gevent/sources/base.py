@@ -158,7 +158,7 @@ class BaseSession:
         """
         if self._hold is Hold.NONE and self._stop_reason is None and self._chain is not None:
             self._hold = Hold.ASKED
-            if self.is_idle:
+            if self.is_idle and self._has_sent():
                 self._hold_now()
         return self.is_held
 
@@ -176,6 +176,10 @@ class BaseSession:
     @property
     def _inner(self) -> Sequence[SubChain]:
         return () if self._context is None else self._context.inner
+
+    def _has_sent(self) -> bool:
+        """Send what was put off to the end of the turn; whether it has all left."""
+        return self._client is None or self._client.send_now()
 
     def _hold_now(self) -> None:
         assert self.park is not None

@@ -56,7 +56,7 @@ class GatheringSession(Session):
     def _incoming(self) -> Iterator[Batch]:
         """Park, and yield what was gathered when its time has come."""
         park, client, gathering = self.park, self._client, self._gathering
-        assert park is not None and client is not None and self._context is not None
+        assert park is not None and client is not None
         while True:
             patience_s = self._patience_s()
             if gathering and patience_s <= 0:
@@ -67,7 +67,7 @@ class GatheringSession(Session):
                     yield from self._last_requests()
                 return
             if self._hold is Hold.ASKED:
-                self._hold_now()
+                self._hold_settled()
             self.idle_since = monotonic()
             stream = park.wait_any(None if patience_s == math.inf else patience_s)
             if stream is client:
@@ -81,7 +81,7 @@ class GatheringSession(Session):
             elif stream is not None:
                 self._take_pushes(stream)
             else:
-                self._context.deliver()
+                self._woken()
 
     def _patience_s(self) -> float:
         assert self._chain is not None

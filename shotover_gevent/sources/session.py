@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
@@ -43,6 +42,10 @@ FIRST_RUN = 128
 LONGEST_RUN = 16384
 SMALL_RUN_BYTES = 512 * 1024
 LARGE_RUN_BYTES = 4 * 1024 * 1024
+
+# Answers up to this leave with those of others, at the end of the turn; with longer ones the copying
+# costs more than the waking, and they would wait for nothing.
+SOON_BYTES = 16 * 1024
 
 
 class Session(BaseSession):
@@ -92,7 +95,7 @@ class Session(BaseSession):
                     yield from self._last_requests()
                 return
             if self._hold is Hold.ASKED:
-                self._hold_now()
+                self._hold_settled()
             self.idle_since = monotonic()
             stream = park.wait_any()
             if stream is client:
@@ -109,7 +112,7 @@ class Session(BaseSession):
             elif stream is not None:
                 self._take_pushes(stream)
             else:
-                self._context.deliver()
+                self._woken()
 
     def _last_requests(self) -> Iterator[Batch]:
         """What the client had already sent when the session was told to stop."""
@@ -129,8 +132,23 @@ class Session(BaseSession):
             left = until - monotonic()
             if left <= 0 or (count < 0 and not self._decoder.pending):
                 return
-            if count < 0 and (stream := park.wait_any(left)) is not client and stream is not None:
-                self._take_pushes(stream)
+            if count < 0 and (stream := park.wait_any(left)) is not client:
+                if stream is not None:
+                    self._take_pushes(stream)
+                else:
+                    client.settle()
+
+    def _hold_settled(self) -> None:
+        """Hold, once the client has been sent everything. Raises ``OSError``."""
+        assert self._client is not None
+        self._client.settle()
+        self._hold_now()
+
+    def _woken(self) -> None:
+        """Do what the session was woken for while it was idle. Raises ``OSError``."""
+        assert self._client is not None and self._context is not None
+        self._client.settle()
+        self._context.deliver()
 
     def _export(self, luggage: Luggage) -> dict[str, Any]:
         return {"pending": pack_bytes(self._decoder.pending)}
@@ -144,19 +162,20 @@ class Session(BaseSession):
         parts: Sequence[Batch] = (requests,)
         if requests.count != 1:
             parts = self.source.protocol.runs(requests, self._run_limit)
-        for number, part in enumerate(parts):
+        for number, part in enumerate(parts, 1):
             try:
-                self._run(part)
+                self._run(part, number == len(parts))
             except SessionEnd:
                 raise
             except _SendFailed as error:
                 raise error.__cause__ or error
             except Exception as error:
-                self._report(error, sum(map(len, parts[number:])))
+                self._report(error, sum(map(len, parts[number - 1:])))
                 return False
         return True
 
-    def _run(self, requests: Batch) -> None:
+    def _run(self, requests: Batch, is_last: bool) -> None:
+        """Answer a part of what was read; after the last one the session parks."""
         chain, client, context, source = self._chain, self._client, self._context, self.source
         assert chain and client and context
         self._is_running = True
@@ -168,19 +187,20 @@ class Session(BaseSession):
         if context.pushed:
             raw += context.take_pushed()
         size = len(raw)
-        if size:
-            try:
-                client.send(raw)
-            except OSError as error:
-                raise _SendFailed from error
+        latency = source.sink_to_source if responses.received_at else None
+        try:
+            if is_last and 0 < size <= SOON_BYTES:
+                client.send_soon(raw, latency, responses.received_at)
+            else:
+                if size:
+                    client.send(raw)
+                if latency is not None:
+                    latency.observe(perf_counter() - responses.received_at)
+        except OSError as error:
+            raise _SendFailed from error
         source.bytes_sent.value += size
         if size > SMALL_RUN_BYTES or self._run_limit < LONGEST_RUN:
             self._adapt(size)
-        if responses.received_at:
-            seconds = perf_counter() - responses.received_at
-            latency = source.sink_to_source
-            latency.own[bisect_left(latency.bounds, seconds)] += 1
-            latency.own_total += seconds
 
     def _adapt(self, size: int) -> None:
         """Choose the length of the next run by the size of these answers."""

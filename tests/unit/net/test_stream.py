@@ -7,6 +7,7 @@ import time
 import gevent
 import pytest
 
+from shotover_gevent.metrics import Histogram
 from shotover_gevent.net.stream import Park, ReceiveBuffer, Stream, close_gently
 
 
@@ -303,7 +304,6 @@ def test_what_the_kernel_does_not_take_soon_is_sent_by_the_reader(pair):
     """All of it arrives, as the peer reads, before the answer is read."""
     left, right = pair
     data = bytes(range(256)) * 20_000
-    received = bytearray()
 
     def ask():
         stream = Stream(left, Park(), ReceiveBuffer())
@@ -314,12 +314,7 @@ def test_what_the_kernel_does_not_take_soon_is_sent_by_the_reader(pair):
 
     asking = gevent.spawn(ask)
     gevent.sleep(0.01)
-    right.setblocking(False)
-    while len(received) < len(data):
-        try:
-            received += right.recv(1 << 20)
-        except BlockingIOError:
-            gevent.sleep(0.001)
+    received = drain(right, len(data))
     right.send(b"ok")
     assert (asking.get(timeout=5), received == data) == (2, True)
 
@@ -338,6 +333,89 @@ def test_what_cannot_be_sent_soon_is_raised_by_the_reader(pair):
         return True
 
     assert gevent.spawn(ask).get(timeout=5)
+
+
+def test_an_idle_greenlet_is_woken_for_what_is_left(pair):
+    """It settles that, and nothing is read of the peer before."""
+    left, right = pair
+    data = bytes(range(256)) * 20_000
+    events = []
+
+    def serve():
+        park = Park()
+        stream = Stream(left, park, ReceiveBuffer())
+        stream.send_soon(data)
+        while not events or events[-1] is not stream:
+            events.append(park.wait_any())
+            if events[-1] is None:
+                stream.settle()
+        stream.close()
+
+    serving = gevent.spawn(serve)
+    gevent.sleep(0.01)
+    right.send(b"next")
+    gevent.sleep(0.01)
+    early = list(events)
+    received = drain(right, len(data))
+    serving.get(timeout=5)
+    assert (early, len(events), received == data) == ([None], 2, True)
+
+
+def drain(sock, size):
+    """So many bytes, while the hub runs."""
+    received = bytearray()
+    sock.setblocking(False)
+    with gevent.Timeout(5):
+        while len(received) < size:
+            try:
+                received += sock.recv(1 << 20)
+            except BlockingIOError:
+                gevent.sleep(0.001)
+    return bytes(received)
+
+
+@pytest.mark.parametrize("size", [3, 5_000_000])
+@pytest.mark.parametrize("end", ["send", "send_soon", "shutdown_send"])
+def test_whatever_sends_next_sends_what_was_put_off_first(pair, size, end):
+    """The order is kept, also where the kernel does not take all at once."""
+    left, right = pair
+    first, more = b"x" * size, b"" if end == "shutdown_send" else b"yz"
+
+    def serve():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        stream.send_soon(first)
+        getattr(stream, end)(*([more] if more else []))
+        gevent.sleep(0)
+        gevent.sleep(0.01)
+        stream.close()
+
+    serving = gevent.spawn(serve)
+    received = drain(right, len(first + more))
+    serving.get(timeout=5)
+    assert (received == first + more, right.recv(10)) == (True, b"")
+
+
+def test_what_was_put_off_can_be_sent_now(pair):
+    """All or a part of it; the latency is taken when all has left, and once."""
+    left, right = pair
+    parts, latencies = [], []
+
+    def serve():
+        stream = Stream(left, Park(), ReceiveBuffer())
+        for data in (b"", b"x", b"y" * 5_000_000):
+            latency = Histogram()
+            latencies.append(latency)
+            if data:
+                stream.send_soon(data, latency, time.perf_counter() - 100)
+            parts.append((stream.send_now(), stream.send_now(), sum(latency.counts)))
+        stream.settle()
+        stream.close()
+
+    serving = gevent.spawn(serve)
+    received = drain(right, 5_000_001)
+    serving.get(timeout=5)
+    assert parts == [(True, True, 0), (True, True, 1), (False, False, 0)]
+    assert (len(received), [each.counts[-1] for each in latencies]) == (5_000_001, [0, 1, 1])
 
 
 def test_a_stream_that_is_closed_in_the_meantime_sends_nothing(pair):

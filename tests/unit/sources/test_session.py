@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 
 import gevent
@@ -15,7 +16,7 @@ from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import SessionEnd
 from shotover_gevent.sinks.valkey_single import ValkeySinkSingle
 from shotover_gevent.sources import session as module
-from shotover_gevent.sources.base import EndReason
+from shotover_gevent.sources.base import BaseSession, EndReason
 from shotover_gevent.sources.source import Source
 from tests.client import Client, command
 from tests.inprocess import Answerer, ScriptedServer, Step, connect, reset, serving, until
@@ -141,6 +142,68 @@ def test_a_session_that_waits_for_its_client_to_close_cannot_be_held() -> None:
         client.until(b"\r\n")
         client.eof()
         assert (session.hold(), session.is_held, list(source.sessions) == [session]) == (False, False, True)
+
+
+@pytest.mark.parametrize("size", [10, 16_000])
+def test_a_session_is_held_with_its_answer_sent(size: int) -> None:
+    """The answer that was to leave at the end of the turn has left before; it could move now."""
+    text, seen = "x" * size, []
+
+    def hold(session: BaseSession) -> None:
+        was_idle, is_held = session.is_idle, session.hold()
+        arrived = client.socket.recv(1 << 20, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        seen.append((was_idle, is_held, arrived == bulk(text)))
+
+    def answer(requests: Batch) -> Batch:
+        (session,) = source.sessions
+        if not seen:
+            gevent.get_hub().loop.run_callback(hold, session)  # when it is parked, before the turn ends
+        return replies(requests)
+
+    with serving(sink(answer)) as source, connect(source) as client:
+        client.ask(command(text), bulk(text))
+        (session,) = source.sessions
+        client.send(PING)
+        client.silent()
+        session.release()
+        client.expect(bulk("PING"))
+    assert seen == [(True, True, True)]
+
+
+def test_a_session_whose_client_does_not_take_its_answer_is_held_when_it_has() -> None:
+    """Until then it is busy, and reads nothing."""
+    text = "x" * 16_000
+    with serving(sink()) as source, connect(source) as client:
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.ask(PING, bulk("PING"))
+        (session,) = source.sessions
+        session.client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        asked = 0
+        while session.blocked is None:
+            client.send(command(text))
+            asked += 1
+            gevent.sleep(0.005)
+        assert (session.hold(), session.blocked[0]) == (False, "client")
+        client.expect(bulk(text) * asked)
+        until(lambda: session.is_held)
+        session.release()
+        client.ask(PING, bulk("PING"))
+
+
+def test_a_client_that_has_gone_before_its_answer_left_is_lost(log: pytest.LogCaptureFixture) -> None:
+    """The session ends, although nobody waits for the sending."""
+    with serving(sink(lambda requests: answer(requests))) as source:
+        client = connect(source)
+
+        def answer(requests: Batch) -> Batch:
+            (session,) = source.sessions
+            session.client.shutdown(socket.SHUT_WR)  # as if the kernel knew of the reset already
+            return replies(requests)
+
+        client.send(PING)
+        until(lambda: ends(log))
+        client.close()
+    assert (ends(log), loud(log)) == ([("client lost", 1)], [])
 
 
 def test_a_malformed_request_is_refused_after_the_others_were_answered(log: pytest.LogCaptureFixture) -> None:
