@@ -101,19 +101,13 @@ class SharedConnection:
             return
         self._unsent = []
         now = perf_counter()
-        if len(unsent) == 1:
-            waiter = unsent[0]
+        requests = []
+        for waiter in unsent:
             waiter.written_at = now
-            requests = [waiter.request]
+            requests.append(waiter.request)
             waiter.request = b""
-        else:
-            requests = []
-            for waiter in unsent:
-                waiter.written_at = now
-                requests.append(waiter.request)
-                waiter.request = b""
-            if sum(map(len, requests)) <= _JOINED_BYTES:
-                requests = [b"".join(requests)]
+        if len(requests) > 1 and sum(map(len, requests)) <= _JOINED_BYTES:
+            requests = [b"".join(requests)]
         self._dealer.waiting.extend(unsent)
         try:
             for raw in requests:
