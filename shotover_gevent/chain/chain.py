@@ -50,6 +50,8 @@ class ChainConfig:
         self.protocol = protocol
         self.steps = tuple(steps)
         self.gathers = any(step.gathers for step in self.steps)
+        #: Whether the responses of many sessions come at the same moment.
+        self.answers_together = bool(self.steps) and self.steps[-1].answers_together
         labels = {"chain": name}
         self.total = metrics.counter(
             "shotover_chain_total_count", "Runs of the chain, empty ones too", **labels)

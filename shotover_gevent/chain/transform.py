@@ -171,6 +171,11 @@ class TransformConfig(BaseModel):
     #: Whether requests are to be gathered before the chain runs (:meth:`Transform.patience_s`).
     gathers: ClassVar[bool] = False
 
+    @property
+    def answers_together(self) -> bool:
+        """Whether this sink has the responses of many sessions at the same moment."""
+        return False
+
     name: str = Field(description="Names the transform; unique among all transforms")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -95,6 +95,11 @@ class ValkeySinkSingle(TransformConfig):
     _pool: Any = PrivateAttr(default=None)
     _shared_sink: Any = PrivateAttr(default=None)
 
+    @property
+    def answers_together(self) -> bool:
+        """With shared connections: one read has the replies to many sessions."""
+        return self.connection_mode == "shared"
+
     def problems(self) -> list[str]:
         """The address must name a host and a port; one's own connection is one."""
         found = address_problems(self.type_name, self.remote_address, self.tls)

@@ -47,10 +47,6 @@ QUIET_S = 0.2
 # when the session moves to another process.
 READ_BYTES = 64 * 1024
 
-# Reads up to this are passed on with those of others, at the end of the turn. They are copied for that,
-# which costs less than waking a peer; longer ones wake it for more.
-SOON_BYTES = 16 * 1024
-
 Change = Callable[[Any], bytes]
 
 
@@ -58,13 +54,11 @@ class Direction:
     """Bytes from one stream to the other; it owns neither."""
 
     __slots__ = (
-        "source", "target", "change", "soon", "backlog", "has_ended", "error", "stalled_since", "count",
+        "source", "target", "change", "backlog", "has_ended", "error", "stalled_since", "count",
     )
 
     fates: ClassVar[Mapping[str, Fate]] = {
-        "source": REBUILT, "target": REBUILT, "change": REBUILT,
-        "soon": REBUILT,  # a held session has sent it, or keeps it as its backlog
-        "backlog": EXPORTED,
+        "source": REBUILT, "target": REBUILT, "change": REBUILT, "backlog": EXPORTED,
         "has_ended": EXPORTED, "error": PINS, "stalled_since": REBUILT, "count": REBUILT,
     }
 
@@ -75,7 +69,6 @@ class Direction:
         self.source = source
         self.target = target
         self.change = change
-        self.soon = b""
         self.backlog: memoryview | None = None
         self.has_ended = False
         self.error: OSError | None = None
@@ -84,15 +77,11 @@ class Direction:
         source.owner = self
 
     def pump(self) -> bool:
-        """Move what ``source`` has to ``target``, now or at the end of the turn. Raises ``OSError``.
+        """Move what ``source`` has, as far as ``target`` takes it. Raises ``OSError``.
 
-        Returns whether all goes on: there may be more, and nothing is known to be left.
+        Returns whether that was all of it, and not the last.
         """
         source = self.source
-        if self.soon:
-            self.send_soon()
-            if self.backlog is not None:
-                return False
         count = source.receive(READ_BYTES)
         if count > 0:
             self.count.value += count
@@ -100,10 +89,6 @@ class Direction:
             if self.change is not None:
                 data = self.change(data)
                 count = len(data)
-            if 0 < count <= SOON_BYTES:
-                self.soon = bytes(data)
-                source.buffer.at_turn_end(self.send_soon)
-                return True
             sent = self.target.try_send(data) if count else 0
             if sent == count:
                 return True
@@ -113,21 +98,6 @@ class Direction:
             self.has_ended = True
             self.target.shutdown_send()
         return False
-
-    def send_soon(self) -> None:
-        """Send what was put off; called in the hub. What goes wrong is told to the greenlet."""
-        data, self.soon = self.soon, b""
-        if not data or self.target.is_closed:
-            return
-        try:
-            sent = self.target.try_send(data)
-        except OSError as error:
-            self.error = error
-        else:
-            if sent == len(data):
-                return
-            self._keep(data[sent:])
-        self.source.park.wake()
 
     def export(self) -> dict[str, Any]:
         """Where this direction stands, as JSON. Raises ``Pinned`` when it is broken."""
@@ -206,9 +176,6 @@ class RelaySession(BaseSession):
         except Exception as error:
             self._report(error, 0)
             return EndReason.FAILED
-        finally:
-            for direction in self._directions:
-                direction.send_soon()
 
     def _changes(self, sink: TcpSink) -> tuple[Change | None, Change | None]:
         """What the chain does to the bytes each way; nothing if the sink stands alone."""
@@ -269,14 +236,7 @@ class RelaySession(BaseSession):
                 timeout_s = timeout_s or SEND_STALL_S
         return timeout_s
 
-    def _has_sent(self) -> bool:
-        """Send what was put off to the end of the turn. What is left travels with the session."""
-        for direction in self._directions:
-            direction.send_soon()
-        return True
-
     def _hold_now(self) -> None:
-        self._has_sent()
         super()._hold_now()
         for direction in self._directions:
             direction.target.stop_writable()

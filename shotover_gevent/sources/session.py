@@ -43,7 +43,7 @@ LONGEST_RUN = 16384
 SMALL_RUN_BYTES = 512 * 1024
 LARGE_RUN_BYTES = 4 * 1024 * 1024
 
-# Answers up to this leave with those of others, at the end of the turn; with longer ones the copying
+# Answers up to this leave at the end of the turn, with those of others; with longer ones the copying
 # costs more than the waking, and they would wait for nothing.
 SOON_BYTES = 16 * 1024
 
@@ -51,12 +51,12 @@ SOON_BYTES = 16 * 1024
 class Session(BaseSession):
     """One client of a source with requests and responses."""
 
-    __slots__ = ("_decoder", "_is_running", "_run_limit")
+    __slots__ = ("_decoder", "_is_running", "_run_limit", "_puts_off")
 
     fates = BaseSession.fates | {
         "_decoder": EXPORTED,
         "_is_running": REBUILT,  # a held session is not running
-        "_run_limit": REBUILT,
+        "_run_limit": REBUILT, "_puts_off": REBUILT,
     }
 
     def __init__(self, source: Source, session_id: int, sock: socket.socket, peer: Any) -> None:
@@ -65,6 +65,8 @@ class Session(BaseSession):
         self._decoder = source.protocol.decoder()
         self._is_running = False
         self._run_limit = FIRST_RUN
+        # Where the sessions are answered one after the other anyway, that only costs.
+        self._puts_off = not source.chain.answers_together
 
     @property
     def is_idle(self) -> bool:
@@ -189,7 +191,7 @@ class Session(BaseSession):
         size = len(raw)
         latency = source.sink_to_source if responses.received_at else None
         try:
-            if is_last and 0 < size <= SOON_BYTES:
+            if is_last and self._puts_off and 0 < size <= SOON_BYTES:
                 client.send_soon(raw, latency, responses.received_at)
             else:
                 if size:

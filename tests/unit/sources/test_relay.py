@@ -148,40 +148,6 @@ def test_a_side_that_does_not_read_is_not_read_for() -> None:
     assert (was_sending, got, 0 < kept[0] <= module.READ_BYTES) == (True, [True], True)
 
 
-def test_a_session_that_is_held_before_the_end_of_the_turn_has_sent_everything_or_keeps_it() -> None:
-    """What was put off leaves at once; what is not taken moves with the session. Nothing comes twice."""
-    may_read = Event()
-    seen: list[tuple[bool, bytes, bool]] = []
-    got: list[bytes] = []
-
-    def serve(client: Client) -> None:
-        may_read.wait()
-        got.append(read_all(client))
-
-    def hold() -> None:
-        (session,) = source.sessions
-        down = session._directions[0]  # type: ignore[attr-defined]
-        seen.append((session.hold(), down.soon, down.backlog is not None))
-        session.release()
-
-    def run(requests: Batch, next: Next) -> Batch:
-        gevent.get_hub().loop.run_callback(hold)
-        return next(requests)
-
-    with ScriptedServer(serve) as server, relaying(server, Step(name="hold", run=run)) as source, \
-            connect(source) as client:
-        sent = b""
-        while not seen or not seen[-1][2]:
-            chunk = os.urandom(10_000)
-            client.send(chunk)
-            sent += chunk
-            until(lambda: len(seen) == len(sent) // len(chunk))
-        may_read.set()
-        client.socket.shutdown(socket.SHUT_WR)
-        client.eof()
-    assert (got == [sent], {each[:2] for each in seen}, seen[0]) == (True, {(True, b"")}, (True, b"", False))
-
-
 @pytest.mark.parametrize("who", ["client", "server"])
 def test_a_side_that_takes_nothing_for_long_is_given_up(
     who: str, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
