@@ -19,7 +19,7 @@ from __future__ import annotations
 import socket
 import struct
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic, perf_counter
 from typing import Any, ClassVar
 
@@ -51,31 +51,43 @@ ANY: Any = object()
 class ReceiveBuffer:
     """The bytes of the last read, and what is put off to the end of this turn of the hub.
 
-    One per proxy, since a proxy lives in one hub.
+    One per proxy, since a proxy lives in one hub. ``outbox`` is for :meth:`Stream.send_soon`.
     """
 
-    __slots__ = ("bytes", "view", "_calls")
+    __slots__ = ("bytes", "view", "outbox")
 
     def __init__(self, size: int = RECEIVE_BUFFER_BYTES) -> None:
         self.bytes = bytearray(size)
         self.view = memoryview(self.bytes)
-        self._calls: list[Callable[[], None]] = []
+        self.outbox: list[tuple[Stream, Histogram | None, float]] = []
 
-    def at_turn_end(self, call: Callable[[], None]) -> None:
-        """Call it in the hub, when all that is readable in this turn has been read; it must not raise.
+    def send_all(self) -> None:
+        """Send what is in the outbox; called in the hub."""
+        outbox, self.outbox = self.outbox, []
+        _send_all(outbox)
 
-        What all greenlets of one turn send leaves together then. A peer that has nothing left to do
-        sleeps, and waking it costs more than all else in sending; this way it finds what the
-        others have sent when it is awake.
-        """
-        if not self._calls:
-            get_hub().loop.run_callback(self._end_turn)
-        self._calls.append(call)
 
-    def _end_turn(self) -> None:
-        calls, self._calls = self._calls, []
-        for call in calls:
-            call()
+def _send_all(outbox: Iterable[tuple[Stream, Histogram | None, float]]) -> None:
+    """Send without waiting what each of the streams has put off."""
+    for stream, latency, since in outbox:
+        data = stream._late
+        if data.__class__ is bytes:
+            stream._late = None
+            try:
+                count = stream._send(data)
+            except (BlockingIOError, InterruptedError):
+                count = 0
+            except OSError as error:
+                stream._leave(error)
+                continue
+            if count != len(data):
+                stream._leave(memoryview(data)[count:])
+        elif stream.is_closed:
+            continue
+        if latency is not None:
+            seconds = perf_counter() - since
+            latency.own[bisect_left(latency.bounds, seconds)] += 1
+            latency.own_total += seconds
 
 
 class Park:
@@ -184,8 +196,8 @@ class Stream:
     """
 
     __slots__ = (
-        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "blocked_since", "_soon", "_left",
-        "_latency", "_since", "_watcher", "_write_watcher", "_receive_into", "_send",
+        "socket", "park", "buffer", "owner", "is_stopped", "is_paused", "blocked_since", "_late", "_watcher",
+        "_write_watcher", "_receive_into", "_send",
     )
 
     #: Why a session with such a stream cannot move to another process; ``None`` if it can.
@@ -201,10 +213,8 @@ class Stream:
         self.owner = owner
         self.is_stopped = False
         self.is_paused = False
-        self._soon = b""
-        self._left: memoryview | OSError | None = None
-        self._latency: Histogram | None = None
-        self._since = 0.0
+        #: What :meth:`send_soon` was given, or what is left of it; an error if it could not be sent.
+        self._late: bytes | memoryview | OSError | None = None
         #: Since when (monotonic) bytes wait for the peer to take more; 0 when none do.
         self.blocked_since = 0.0
         self._receive_into = sock.recv_into
@@ -250,7 +260,7 @@ class Stream:
         """Wait for bytes and read them into the buffer: the count, 0 at the end of the stream."""
         while True:
             self.park.wait(self)
-            if self._left is not None:
+            if self._late is not None:
                 self.settle()
             count = self.receive()
             if count >= 0:
@@ -269,7 +279,7 @@ class Stream:
         Raises ``OSError`` when the connection is broken, and ``TimeoutError`` when the peer
         takes nothing for :data:`SEND_STALL_S`.
         """
-        if self._soon or self._left is not None:
+        if self._late is not None:
             self.settle()
         try:
             count = self._send(data)
@@ -281,64 +291,48 @@ class Stream:
     def send_soon(self, data: bytes, latency: Histogram | None = None, since: float = 0.0) -> None:
         """Send ``data`` at the end of this turn of the hub; ``latency`` gets the seconds from ``since`` to then.
 
-        What the kernel does not take then, or goes wrong, is the matter of :meth:`read`, of
-        :meth:`settle`, for which an idle greenlet is woken, and of whatever sends next.
+        What all greenlets of one turn send leaves together then. A peer that has nothing left to do
+        sleeps, and waking it costs more than all else in sending; this way it finds what the others have
+        sent when it is awake. What the kernel does not take, or goes wrong, is the matter of
+        :meth:`read`, of :meth:`settle`, for which an idle greenlet is woken, and of whatever sends next.
         """
-        if self._soon or self._left is not None:
+        if self._late is not None:
             self.settle()
-        self._soon, self._latency, self._since = data, latency, since
-        self.buffer.at_turn_end(self.send_now)
+        self._late = data
+        buffer = self.buffer
+        if not buffer.outbox:
+            self.park.loop.run_callback(buffer.send_all)
+        buffer.outbox.append((self, latency, since))
 
     def send_now(self) -> bool:
         """Send what :meth:`send_soon` was given, without waiting; whether nothing is left of it.
 
-        For the hub, and for others while the greenlet is idle. It is told to :meth:`settle` the rest, and
-        the stream is paused meanwhile.
+        For others than the greenlet, while that is idle; it is told to :meth:`settle` the rest.
         """
-        data = self._soon
-        if data:
-            self._soon = b""
-            try:
-                count = self._send(data)
-            except (BlockingIOError, InterruptedError):
-                count = 0
-            except OSError as error:
-                self._left = error
-                count = -1
-            if count == len(data):
-                if self._latency is not None:
-                    self._note_latency(self._latency)
-                return True
-            if count >= 0:
-                self._left = memoryview(data)[count:]
-            park = self.park
-            assert isinstance(park, Park), "without a greenlet there is nobody to settle it"
-            if park.target is self:
-                park.switch(self)
-            else:
-                self.pause()
-                park.wake()
-        return self._left is None
+        _send_all([(self, None, 0.0)])
+        return self._late is None
+
+    def _leave(self, left: memoryview | OSError) -> None:
+        """Leave that to the greenlet, which is told. Nothing more is read of the peer until then."""
+        self._late = left
+        park = self.park
+        assert isinstance(park, Park), "without a greenlet there is nobody to settle it"
+        if park.target is self:
+            park.switch(self)
+        else:
+            self.pause()
+            park.wake()
 
     def settle(self) -> None:
         """Send what is left of :meth:`send_soon`, as :meth:`send` does. Raises as that does."""
-        left, self._left = self._left, None
-        if isinstance(left, OSError):
-            raise left
-        if left is not None:
-            self._send_rest(left)
+        late, self._late = self._late, None
+        if isinstance(late, bytes):
+            self.send(late)
+        elif isinstance(late, OSError):
+            raise late
+        elif late is not None:
+            self._send_rest(late)
             self.resume()
-        elif self._soon:
-            data, self._soon = self._soon, b""
-            self.send(data)
-        if self._latency is not None:
-            self._note_latency(self._latency)
-
-    def _note_latency(self, latency: Histogram) -> None:
-        self._latency = None
-        seconds = perf_counter() - self._since
-        latency.own[bisect_left(latency.bounds, seconds)] += 1
-        latency.own_total += seconds
 
     def _send_rest(self, rest: memoryview) -> None:
         stalled = TimeoutError("the peer reads nothing")
@@ -408,7 +402,7 @@ class Stream:
 
     def detach(self) -> socket.socket:
         """Give up the socket, still open, to the caller; the stream is of no use afterwards."""
-        self._soon = b""
+        self._late = None
         self._watcher.stop()
         self._watcher.close()
         self._watcher = None

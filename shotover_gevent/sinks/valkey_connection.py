@@ -89,7 +89,7 @@ class SharedConnection:
         waiter.request = raw
         waiter.missing = count
         if not self._unsent:
-            self._stream.buffer.at_turn_end(self._flush)
+            self._stream.park.loop.run_callback(self._flush)
         self._unsent.append(waiter)
 
     # -- sending --------------------------------------------------------------------------------

@@ -189,15 +189,16 @@ class Session(BaseSession):
         if context.pushed:
             raw += context.take_pushed()
         size = len(raw)
-        latency = source.sink_to_source if responses.received_at else None
+        since = responses.received_at
+        latency = source.sink_to_source if since else None
         try:
-            if is_last and self._puts_off and 0 < size <= SOON_BYTES:
-                client.send_soon(raw, latency, responses.received_at)
+            if self._puts_off and is_last and 0 < size <= SOON_BYTES:
+                client.send_soon(raw, latency, since)
             else:
                 if size:
                     client.send(raw)
                 if latency is not None:
-                    latency.observe(perf_counter() - responses.received_at)
+                    latency.observe(perf_counter() - since)
         except OSError as error:
             raise _SendFailed from error
         source.bytes_sent.value += size
