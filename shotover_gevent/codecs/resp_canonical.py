@@ -24,6 +24,7 @@ _MAX_ARGUMENT_BYTES = 2048
 _MAX_ARGUMENTS = 1024
 _STRINGS = [b"$%d" % size for size in range(_MAX_ARGUMENT_BYTES + 1)]
 _string_of = _STRINGS.__getitem__
+_TWO, _THREE = b"*2", b"*3"
 #: The pieces of a request that begins so.
 _ARRAYS = {b"*%d" % count: 2 * count + 1 for count in range(1, _MAX_ARGUMENTS + 1)}
 
@@ -40,6 +41,17 @@ def take_canonical(raw: bytes) -> tuple[list[list[bytes]], int]:
     end = len(pieces) - 1  # the last one has no line end
     at = 0
     try:
+        # What follows is the same for any number of requests and arguments; most reads have one of these.
+        if end == 5:
+            head, size, name, key_size, key, rest = pieces
+            if (head == _TWO and not rest and size == _STRINGS[len(name)]
+                    and key_size == _STRINGS[len(key)]):
+                return [[name, key]], len(raw)
+        elif end == 7:
+            head, size, name, key_size, key, value_size, value, rest = pieces
+            if (head == _THREE and not rest and size == _STRINGS[len(name)]
+                    and key_size == _STRINGS[len(key)] and value_size == _STRINGS[len(value)]):
+                return [[name, key, value]], len(raw)
         while at < end:
             stop = at + _ARRAYS[pieces[at]]
             arguments = pieces[at + 2 : stop : 2]

@@ -63,11 +63,14 @@ def _nobody() -> None:
 class SharedConnection:
     """A connection with the identity of its group. ``failure`` says why it is of no use any more."""
 
-    __slots__ = ("failure", "_stream", "_dealer", "_unsent", "_backlog", "_stall", "_on_failure")
+    __slots__ = (
+        "failure", "received_at", "_stream", "_dealer", "_unsent", "_backlog", "_stall", "_on_failure")
 
     def __init__(self, stream: Stream, on_failure: Callable[[SharedConnection], None]) -> None:
         """Take ownership of a stream whose handshake is over."""
         self.failure: str | None = None
+        #: When the last replies came, as ``perf_counter()``.
+        self.received_at = 0.0
         self._dealer = ReplyDealer()
         self._unsent: list[Waiter] = []
         self._backlog: list[memoryview] = []
@@ -163,6 +166,7 @@ class SharedConnection:
             for _ in range(MAX_READS):
                 count = stream.receive(READ_BYTES)
                 if count > 0:
+                    self.received_at = perf_counter()
                     self._dealer.feed(bytes(stream.buffer.view[:count]), done)
                 elif count == 0:
                     self._fail(CLOSED)

@@ -149,17 +149,20 @@ class SharedSink(Sink):
         if waiter.failure is not None:
             raise_failure(waiter)
         parts = waiter.parts
-        raw = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
+        if len(parts) == 1:
+            raw = parts.pop()
+        else:
+            raw = b"".join(parts)
+            parts.clear()
         if waiter.errors:
             self._failed_requests.value += waiter.errors
             waiter.errors = 0
-        if requests.received_at:
-            latency, seconds = self._source_to_sink, waiter.written_at - requests.received_at
+        if since := requests.received_at:
+            latency, seconds = self._source_to_sink, waiter.written_at - since
             latency.own[bisect_left(latency.bounds, seconds)] += 1
             latency.own_total += seconds
         responses = Batch.counted(RESP, raw, count)
-        responses.received_at = perf_counter()
+        responses.received_at = connection.received_at
         return responses
 
     def _join(self) -> SharedConnection:

@@ -160,20 +160,23 @@ class Session(BaseSession):
 
     def _answer(self, requests: Batch) -> bool:
         """Run the chain and send what it returns; ``False`` if it failed and the client was told."""
-        self.requests += requests.count
+        count = left = requests.count
+        self.requests += count
         parts: Sequence[Batch] = (requests,)
-        if requests.count != 1:
+        if count != 1:
             parts = self.source.protocol.runs(requests, self._run_limit)
-        for number, part in enumerate(parts, 1):
-            try:
-                self._run(part, number == len(parts))
-            except SessionEnd:
-                raise
-            except _SendFailed as error:
-                raise error.__cause__ or error
-            except Exception as error:
-                self._report(error, sum(map(len, parts[number - 1:])))
-                return False
+        try:
+            for part in parts:
+                count = part.count
+                self._run(part, count == left)
+                left -= count
+        except SessionEnd:
+            raise
+        except _SendFailed as error:
+            raise error.__cause__ or error
+        except Exception as error:
+            self._report(error, left)
+            return False
         return True
 
     def _run(self, requests: Batch, is_last: bool) -> None:
