@@ -28,6 +28,9 @@ _TWO, _THREE = b"*2", b"*3"
 #: The pieces of a request that begins so.
 _ARRAYS = {b"*%d" % count: 2 * count + 1 for count in range(1, _MAX_ARGUMENTS + 1)}
 
+# From this number of pieces on, requests are compared column by column if they can be.
+_MANY_PIECES = 16
+
 # From this size of a read on, its first request is looked at before all of it is cut.
 _LARGE_READ_BYTES = 8 * 1024
 
@@ -41,7 +44,8 @@ def take_canonical(raw: bytes) -> tuple[list[list[bytes]], int]:
     end = len(pieces) - 1  # the last one has no line end
     at = 0
     try:
-        # What follows is the same for any number of requests and arguments; most reads have one of these.
+        # The loop below takes anything; these two forms of a single request, and equal ones in a
+        # pipeline, are most of what comes.
         if end == 5:
             head, size, name, key_size, key, rest = pieces
             if (head == _TWO and not rest and size == _STRINGS[len(name)]
@@ -52,6 +56,8 @@ def take_canonical(raw: bytes) -> tuple[list[list[bytes]], int]:
             if (head == _THREE and not rest and size == _STRINGS[len(name)]
                     and key_size == _STRINGS[len(key)] and value_size == _STRINGS[len(value)]):
                 return [[name, key, value]], len(raw)
+        elif end >= _MANY_PIECES and (same := _take_equal(pieces, end)):
+            return same, len(raw)
         while at < end:
             stop = at + _ARRAYS[pieces[at]]
             arguments = pieces[at + 2 : stop : 2]
@@ -64,6 +70,21 @@ def take_canonical(raw: bytes) -> tuple[list[list[bytes]], int]:
     if at == end and not pieces[end]:
         return values, len(raw)
     return values, sum(map(len, pieces[:at])) + 2 * at
+
+
+def _take_equal(pieces: list[bytes], end: int) -> list[list[bytes]]:
+    """The requests, if ``pieces`` are nothing but canonical ones with the same number of arguments."""
+    width = _ARRAYS[pieces[0]]
+    heads = pieces[:end:width]
+    if end % width or pieces[end] or heads.count(heads[0]) != len(heads):
+        return []
+    columns = []
+    for at in range(1, width, 2):
+        arguments = pieces[at + 1 : end : width]
+        if pieces[at:end:width] != [*map(_string_of, map(len, arguments))]:
+            return []
+        columns.append(arguments)
+    return [*map(list, zip(*columns))]
 
 
 def _begins_large(raw: bytes) -> bool:

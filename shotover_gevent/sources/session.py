@@ -74,10 +74,12 @@ class Session(BaseSession):
         return super().is_idle and not self._is_running
 
     def _serve(self) -> EndReason:
+        assert self._client is not None
         try:
             for requests in self._incoming():
                 if not self._answer(requests):
                     return EndReason.FAILED
+            self._client.settle()  # it may have ended its side only
         except MalformedRequest as error:
             self.source.protocol_errors.value += 1
             logger.warning("failed to decode message: %s", error)

@@ -67,8 +67,12 @@ class _Counter(Transform):
         self._counter = config.counter
 
     def transform(self, requests: Batch, next: Next) -> Batch:
-        counts = self._counts
-        for name in requests.names:
+        counts, names = self._counts, requests.names
+        if len(names) > 1 and names.count(names[0]) == len(names):
+            name = names[0]
+            (counts.get(name) or self._counter(name)).value += len(names)
+            return next(requests)
+        for name in names:
             try:
                 counts[name].value += 1
             except KeyError:
