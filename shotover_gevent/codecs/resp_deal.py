@@ -9,8 +9,8 @@ Rules:
     and nothing that comes after it may be given to anybody.
  4. A share that nobody wants any more keeps its place, and what it gets is thrown away.
 
-How it works: lines and strings are stepped over here, which is fast, and a long string is dealt in the
-pieces in which it comes. Anything else, such as an array or half a line, is left to
+How it works: lines and strings are stepped over here, which is fast, many of one kind even all at once, and
+a long string is dealt in the pieces in which it comes. Anything else, such as an array or half a line, is left to
 :class:`~shotover_gevent.codecs.resp_replies.ReplyScanner`, which is the authority.
 """
 
@@ -22,12 +22,18 @@ from shotover_gevent.codecs.resp_replies import ReplyScanner, kind_of
 from shotover_gevent.errors import PeerError
 
 _CRLF = b"\r\n"
+_HEADS = [b"$%d" % size for size in range(1024)]
+_head_of = _HEADS.__getitem__
 #: The head of a string: how long its bytes are, with the line end behind them.
-_STRINGS = {b"$%d" % size: size + 2 for size in range(1024)} | {b"$-1": 0}
+_STRINGS = {head: size + 2 for size, head in enumerate(_HEADS)} | {b"$-1": 0}
 _PLUS, _MINUS, _COLON, _DOLLAR, _PUSH = b"+-:$>"
 #: What may come while nobody waits begins so: a push, or an attribute of one.
 _UNASKED = b">|"
 _LINES = frozenset(b"+-:")
+_GOOD_LINES = {b"+", b":"}
+
+# From this number of values for one share on, cutting all of a read at its line ends is worth it.
+_MANY_VALUES = 4
 
 # A shorter string that is not complete is left to the scanner, which keeps it in one piece.
 _SHORT_BYTES = 1024
@@ -75,7 +81,11 @@ class ReplyDealer:
                 self._left -= len(raw)
                 return
             raw = self._end_string(raw, done)
-        at = self._step(raw, done) if self._is_between else 0
+        at = 0
+        if self._is_between:
+            if self.waiting and self.waiting[0].missing >= _MANY_VALUES:
+                at = self._leap(raw, done)
+            at = self._step(raw, done, at)
         if at < len(raw):
             self._scan(raw[at:] if at else raw, done)
 
@@ -93,10 +103,27 @@ class ReplyDealer:
             done.append(self.waiting.popleft())
         return rest
 
-    def _step(self, raw: bytes, done: list[Share]) -> int:
-        """Deal the simple values that ``raw`` begins with; returns where they end."""
+    def _leap(self, raw: bytes, done: list[Share]) -> int:
+        """Deal as long as all values of a share are of one kind; returns where they end."""
+        waiting, pieces = self.waiting, raw.split(_CRLF)
+        at = first = 0
+        while waiting:
+            share = waiting[0]
+            end = _end_of_equals(pieces, first, share.missing)
+            if not end:
+                break
+            start = at
+            at += sum(map(len, pieces[first:end])) + 2 * (end - first)
+            first = end
+            share.parts.append(raw[start:at])
+            share.missing = 0
+            done.append(waiting.popleft())
+        return at
+
+    def _step(self, raw: bytes, done: list[Share], at: int) -> int:
+        """Deal the simple values that ``raw`` has from ``at`` on; returns where they end."""
         waiting, find, strings = self.waiting, raw.find, _STRINGS
-        at, end = 0, len(raw)
+        end = len(raw)
         while at < end and waiting:
             share = waiting[0]
             if share.missing == 1:
@@ -179,6 +206,23 @@ def _long(raw: bytes, at: int, line_end: int) -> int:
     """The same as in ``_STRINGS`` for a longer string; 0 if it is no length."""
     text = raw[at + 1 : line_end]
     return int(text) + 2 if text.isdigit() and len(text) < 19 else 0
+
+
+def _end_of_equals(pieces: list[bytes], first: int, count: int) -> int:
+    """Where ``count`` short strings, or as many lines without an error, end; 0 if it is anything else.
+
+    ``pieces`` are the bytes cut at every line end. *n* strings are *n* pairs of ``$length`` and bytes of that
+    length then: what compares equal to that can be read in no other way.
+    """
+    last = len(pieces) - 1  # it has no line end
+    end = first + 2 * count
+    try:
+        if end <= last and pieces[first:end:2] == [*map(_head_of, map(len, pieces[first + 1 : end : 2]))]:
+            return end
+    except IndexError:
+        return 0  # longer than what has a head
+    end = first + count
+    return end if end <= last and {line[:1] for line in pieces[first:end]} <= _GOOD_LINES else 0
 
 
 def simple_end(raw: bytes) -> int:

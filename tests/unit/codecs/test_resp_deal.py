@@ -28,7 +28,13 @@ answers = st.one_of(
     st.binary(max_size=40).map(lambda text: b"$%d\r\n%b\r\n" % (len(text), text)),
     st.builds(b"%b%b\r\n".__mod__, st.tuples(st.sampled_from([b"+", b"-"]), texts)),
 )
-shares = st.lists(st.lists(answers, min_size=1, max_size=4), max_size=6)
+#: Many of a kind, with one of another among them now and then.
+pipelines = st.builds(
+    lambda values, other, at: values if at >= len(values) else [*values[:at], other, *values[at + 1:]],
+    st.sampled_from([b"+OK\r\n", b":-1\r\n", b"$0\r\n\r\n", b"$2\r\nab\r\n", b"$2\r\n\r\n\r\n", b"$-1\r\n"]
+                    ).flatmap(lambda value: st.lists(st.just(value), min_size=4, max_size=9)),
+    answers, st.integers(0, 40))
+shares = st.lists(st.one_of(st.lists(answers, min_size=1, max_size=4), pipelines), max_size=6)
 Dealt = list[tuple[bytes, int, int]]
 
 
@@ -74,6 +80,17 @@ def test_each_share_gets_the_bytes_of_its_values_however_they_are_cut(wanted, pl
     at = [raw[low:high] for low, high in zip([0, *ends], ends)]
     kept = [value for value in at if kind_of(value) != ord(">")]
     assert b"".join(kept) == b"".join(share.raw for share in done)
+
+
+@pytest.mark.parametrize("value", ANSWERS, ids=lambda value: repr(value[:20]))
+@pytest.mark.parametrize("count", [2, 4, 5])
+def test_equal_values_are_dealt_wherever_they_are_cut(value: bytes, count: int) -> None:
+    """At each place, also right before a line end; those of the next share are its own."""
+    raw = value * count + b"+other\r\n" + value * count
+    for at in range(1, len(raw) + 1):
+        made, (first, other, last) = dealer(count, 1, count)
+        assert deal(made, raw[:at], raw[at:]) == [first, other, last], at
+        assert (first.raw, other.raw, last.raw) == (value * count, b"+other\r\n", value * count), at
 
 
 @pytest.mark.parametrize("value", [*ANSWERS, PUSH], ids=lambda value: repr(value[:20]))
