@@ -171,11 +171,6 @@ class TransformConfig(BaseModel):
     #: Whether requests are to be gathered before the chain runs (:meth:`Transform.patience_s`).
     gathers: ClassVar[bool] = False
 
-    @property
-    def answers_together(self) -> bool:
-        """Whether this sink has the responses of many sessions at the same moment."""
-        return False
-
     name: str = Field(description="Names the transform; unique among all transforms")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -186,6 +181,11 @@ class TransformConfig(BaseModel):
     def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
         # Any other value may be a secret, and where a repr ends up, nobody knows.
         yield "name", self.name
+
+    @property
+    def answers_together(self) -> bool:
+        """Whether this sink has the responses of many sessions at the same moment."""
+        return False
 
     def problems(self) -> list[str]:
         """What is wrong with the values beyond their types: ``Type:``, then lines indented by two."""
