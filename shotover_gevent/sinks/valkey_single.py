@@ -219,27 +219,27 @@ class ValkeySink(Sink):
 
     def _count(self, requests: Batch) -> Batch:
         """Read until as many values have come as there are requests."""
-        stream, missing = self._stream, len(requests)
+        count, stream = requests.count, self._stream
         assert stream is not None
-        if not missing:  # a transform above has answered all of them
+        if not count:  # a transform above has answered all of them
             return Batch(RESP, b"", ())
-        reader = self._reader or self._new_reader()
-        gets, view = reader.gets, stream.buffer.view
+        chunk = self._receive(stream)
+        if count == 1 and (end := simple_end(chunk)) >= len(chunk):
+            if end != len(chunk):
+                return self._read_string(requests, chunk, end)
+            if chunk[0] == _MINUS:
+                self._failed_requests.value += 1
+            return Batch.counted(RESP, chunk, 1)
+        return self._count_values(requests, stream, chunk)
+
+    def _count_values(self, requests: Batch, stream: Stream, chunk: bytes) -> Batch:
+        """Go on after ``chunk`` until as many values have come as there are requests."""
+        reader, missing = self._reader or self._new_reader(), requests.count
+        gets = reader.gets
         is_resp3 = self._conversation.is_resp3
         values: list[Any] = []
-        chunks: list[bytes] = []
+        chunks = [chunk]
         while True:
-            count = self._read(stream)
-            if count == 0:
-                raise UpstreamError(CLOSED)
-            chunk = bytes(view[:count])
-            if missing == 1 and not chunks and (end := simple_end(chunk)) >= count:
-                if end == count:
-                    if chunk[0] == _MINUS:
-                        self._failed_requests.value += 1
-                    return Batch.counted(RESP, chunk, 1)
-                return self._read_string(requests, chunk, end)
-            chunks.append(chunk)
             if is_resp3 and (b">" in chunk or b"|" in chunk or b"!" in chunk):
                 return self._pair_after_all(requests, chunks)
             try:
@@ -250,6 +250,8 @@ class ValkeySink(Sink):
                 return self._pair_after_all(requests, chunks)
             if len(values) >= missing:
                 break
+            chunk = self._receive(stream)
+            chunks.append(chunk)
         raw = chunk if len(chunks) == 1 else b"".join(chunks)
         # More than was asked for, or the beginning of it. (Only a lone array head is not seen here;
         # no server sends anything unasked in this state.)
@@ -264,13 +266,11 @@ class ValkeySink(Sink):
         """The reply to one request, which is a string of ``end`` bytes with its head."""
         stream = self._stream
         assert stream is not None
-        view, chunks, left = stream.buffer.view, [chunk], end - len(chunk)
+        chunks, left = [chunk], end - len(chunk)
         while left > 0:
-            count = self._read(stream)
-            if count == 0:
-                raise UpstreamError(CLOSED)
-            chunks.append(bytes(view[:count]))
-            left -= count
+            chunk = self._receive(stream)
+            chunks.append(chunk)
+            left -= len(chunk)
         raw = b"".join(chunks)
         if left or not raw.endswith(b"\r\n"):
             return self._pair_after_all(requests, [raw])
@@ -356,6 +356,16 @@ class ValkeySink(Sink):
             self._is_plain = self._conversation.is_plain and self._scanner.is_between
 
     # -- waiting --------------------------------------------------------------------------------
+
+    def _receive(self, stream: Stream) -> bytes:
+        """Wait for bytes. Raises ``UpstreamError``, also at the end."""
+        try:
+            count = stream.read()
+        except OSError as error:
+            raise UpstreamError(f"IO error {os_error_text(error)}") from error
+        if count == 0:
+            raise UpstreamError(CLOSED)
+        return bytes(stream.buffer.view[:count])
 
     def _read(self, stream: Stream) -> int:
         try:

@@ -184,7 +184,7 @@ class Session(BaseSession):
     def _run(self, requests: Batch, is_last: bool) -> None:
         """Answer a part of what was read; after the last one the session parks."""
         chain, client, context, source = self._chain, self._client, self._context, self.source
-        assert chain and client and context
+        assert chain is not None and client is not None and context is not None
         self._is_running = True
         try:
             responses = chain.run(requests)
