@@ -38,7 +38,8 @@ from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import SessionEnd, TransformError, UpstreamError, causes, render
 from shotover_gevent.logs import span
 from shotover_gevent.metrics import Counter
-from shotover_gevent.net.stream import Park, Stream
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import Stream
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from shotover_gevent.chain.upstream import Upstream
     from shotover_gevent.metrics import MetricStore
     from shotover_gevent.net.address import Address
-    from shotover_gevent.net.stream import Park, ReceiveBuffer
+    from shotover_gevent.net.park import Park
+    from shotover_gevent.net.stream import ReceiveBuffer
 
 Next = Callable[[Batch], Batch]
 

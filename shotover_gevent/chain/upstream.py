@@ -14,7 +14,8 @@ from shotover_gevent.errors import UpstreamError, causes
 from shotover_gevent.metrics import Counter
 from shotover_gevent.net.address import Address
 from shotover_gevent.net.dial import open_stream
-from shotover_gevent.net.stream import Park, ReceiveBuffer, Stream
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import ReceiveBuffer, Stream
 from shotover_gevent.net.tls_settings import TlsConnector
 
 if TYPE_CHECKING:

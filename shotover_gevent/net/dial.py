@@ -13,7 +13,8 @@ from gevent import socket as gsocket
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import UpstreamError
 from shotover_gevent.net.address import Address
-from shotover_gevent.net.stream import Park, ReceiveBuffer, Stream
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import ReceiveBuffer, Stream
 
 if TYPE_CHECKING:
     from shotover_gevent.net.tls_context import ClientTls

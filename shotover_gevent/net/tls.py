@@ -26,7 +26,8 @@ from typing import Any, ClassVar
 from gevent.socket import wait_write
 
 from shotover_gevent.metrics import Histogram
-from shotover_gevent.net.stream import ANY, SEND_STALL_S, HubPark, Park, ReceiveBuffer, Stream
+from shotover_gevent.net.park import ANY, HubPark, Park
+from shotover_gevent.net.stream import SEND_STALL_S, ReceiveBuffer, Stream
 
 # One read, and one step of encrypting. The buffers in memory keep their largest size for as long as the
 # connection lives, so this bounds what each connection costs.

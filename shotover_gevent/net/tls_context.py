@@ -25,7 +25,8 @@ from gevent.socket import wait_read
 
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.metrics import Counter, MetricStore
-from shotover_gevent.net.stream import Park, ReceiveBuffer
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import ReceiveBuffer
 from shotover_gevent.net.tls import CLOSED, KINDS, OTHER, TIMEOUT, TlsError, TlsStream
 from shotover_gevent.net.tls_files import Loaded, TlsFilesError, load, paths
 from shotover_gevent.net.tls_settings import TlsAcceptor, TlsConnector, TlsSettings

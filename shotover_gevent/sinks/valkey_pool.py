@@ -25,7 +25,8 @@ from shotover_gevent.codecs.resp_replies import ReplyScanner
 from shotover_gevent.codecs.resp_state import Identity
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import NothingSent, PeerError, UpstreamError, os_error_text
-from shotover_gevent.net.stream import HubPark, Park, ReceiveBuffer, Stream
+from shotover_gevent.net.park import HubPark, Park
+from shotover_gevent.net.stream import ReceiveBuffer, Stream
 from shotover_gevent.sinks.valkey_connection import CLOSED_HERE, SharedConnection
 from shotover_gevent.sinks.valkey_single import CLOSED
 

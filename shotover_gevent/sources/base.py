@@ -30,7 +30,8 @@ from shotover_gevent.deadline import Deadline
 from shotover_gevent.errors import ClientGone, SessionEnd, causes, render
 from shotover_gevent.logs import span
 from shotover_gevent.net.dial import tune
-from shotover_gevent.net.stream import Park, Stream, close_gently
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import Stream, close_gently
 
 if TYPE_CHECKING:
     from shotover_gevent.net.tls import TlsStream

@@ -22,7 +22,8 @@ from shotover_gevent.codecs.raw import RAW
 from shotover_gevent.codecs.resp import RESP
 from shotover_gevent.errors import UpstreamError, UsageError
 from shotover_gevent.metrics import MetricStore
-from shotover_gevent.net.stream import Park, ReceiveBuffer
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import ReceiveBuffer
 from shotover_gevent.sinks.tcp_single import TcpSink
 from shotover_gevent.sources.protocol import PROTOCOLS
 from shotover_gevent.testing.upstream import Answer, echo

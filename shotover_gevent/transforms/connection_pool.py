@@ -28,7 +28,7 @@ from shotover_gevent.chain import (
 )
 from shotover_gevent.chain.handoff import PINS, Luggage, Pinned
 from shotover_gevent.chain.subchain import FINISH_S, SubChain, SubChainConfig, join
-from shotover_gevent.net.stream import Park
+from shotover_gevent.net.park import Park
 
 # Shotover's. Each session waits for its own batch, so that more than this is many clients at once.
 QUEUE = 5

@@ -11,7 +11,8 @@ from shotover_gevent.chain.upstream import Upstream
 from shotover_gevent.errors import UpstreamError
 from shotover_gevent.metrics import MetricStore
 from shotover_gevent.net.address import Address
-from shotover_gevent.net.stream import Park, ReceiveBuffer
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import ReceiveBuffer
 from tests.inprocess import ScriptedServer
 
 

@@ -15,7 +15,8 @@ import pytest
 from shotover_gevent.deadline import Deadline
 from shotover_gevent.metrics import MetricStore
 from shotover_gevent.net import tls_context
-from shotover_gevent.net.stream import HubPark, Park, ReceiveBuffer, close_gently
+from shotover_gevent.net.park import HubPark, Park
+from shotover_gevent.net.stream import ReceiveBuffer, close_gently
 from shotover_gevent.net.tls import CLOSED, STEP_BYTES, TlsError, TlsStream, Truncated
 from shotover_gevent.net.tls_context import ClientTls, ServerTls
 from shotover_gevent.net.tls_settings import TlsAcceptor, TlsConnector

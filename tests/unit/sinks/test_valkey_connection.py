@@ -15,7 +15,8 @@ import gevent
 import pytest
 
 from shotover_gevent.errors import UpstreamError
-from shotover_gevent.net.stream import Park, ReceiveBuffer, Stream
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import ReceiveBuffer, Stream
 from shotover_gevent.sinks import valkey_connection as module
 from shotover_gevent.sinks.valkey_connection import SharedConnection, Waiter, raise_failure
 from tests.inprocess import until

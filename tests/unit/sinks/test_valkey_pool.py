@@ -15,7 +15,8 @@ from shotover_gevent.chain import BuildContext
 from shotover_gevent.codecs.resp_state import Identity
 from shotover_gevent.errors import NothingSent
 from shotover_gevent.metrics import MetricStore
-from shotover_gevent.net.stream import Park, ReceiveBuffer, Stream
+from shotover_gevent.net.park import Park
+from shotover_gevent.net.stream import ReceiveBuffer, Stream
 from shotover_gevent.sinks import valkey_pool as module
 from shotover_gevent.sinks.valkey_connection import SharedConnection
 from shotover_gevent.sinks.valkey_pool import Group, Place, UpstreamPool
