@@ -24,7 +24,7 @@ from shotover_gevent.codecs.resp_deal import ReplyDealer, Share
 from shotover_gevent.errors import PeerError, UpstreamError, os_error_text
 from shotover_gevent.net.park import HubPark
 from shotover_gevent.net.stream import SEND_STALL_S, Stream
-from shotover_gevent.sinks.valkey_single import CLOSED
+from shotover_gevent.sinks.valkey_dedicated import CLOSED
 
 # One read. Each is copied to be dealt out; what fits into the cache of a core is copied at half the cost.
 READ_BYTES = 32 * 1024

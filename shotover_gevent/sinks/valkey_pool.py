@@ -28,7 +28,7 @@ from shotover_gevent.errors import NothingSent, PeerError, UpstreamError, os_err
 from shotover_gevent.net.park import HubPark, Park
 from shotover_gevent.net.stream import ReceiveBuffer, Stream
 from shotover_gevent.sinks.valkey_connection import CLOSED_HERE, SharedConnection
-from shotover_gevent.sinks.valkey_single import CLOSED
+from shotover_gevent.sinks.valkey_dedicated import CLOSED
 
 if TYPE_CHECKING:
     from shotover_gevent.sinks.valkey_single import ValkeySinkSingle

@@ -20,7 +20,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from time import monotonic, perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gevent
 from gevent import get_hub
@@ -31,11 +31,13 @@ from shotover_gevent.codecs.resp import RESP
 from shotover_gevent.codecs.resp_frames import encode, parse
 from shotover_gevent.codecs.resp_state import TELLING, UNUSUAL, WAITS, ConnectionState, Need, needs
 from shotover_gevent.errors import ClientGone, NothingSent, UpstreamClosed, UpstreamError
-
 from shotover_gevent.net.stream import Stream
 from shotover_gevent.sinks.valkey_connection import SharedConnection, Waiter, raise_failure
+from shotover_gevent.sinks.valkey_dedicated import ValkeySink
 from shotover_gevent.sinks.valkey_pool import Group, Place, UpstreamPool
-from shotover_gevent.sinks.valkey_single import ValkeySink, ValkeySinkSingle
+
+if TYPE_CHECKING:
+    from shotover_gevent.sinks.valkey_single import ValkeySinkSingle
 
 OK = b"+OK\r\n"
 _GETNAME = [b"CLIENT", b"GETNAME"]
