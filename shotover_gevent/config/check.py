@@ -10,13 +10,16 @@ from typing import TypeVar
 
 from shotover_gevent.chain.build import BuildError
 from shotover_gevent.chain.chain import ChainConfig
+from shotover_gevent.chain.steps import all_steps
 from shotover_gevent.chain.transform import TransformConfig
+from shotover_gevent.config.document import Path
 from shotover_gevent.config.load import Environ, FilePath, load_config
 from shotover_gevent.config.model import GeneralConfig
 from shotover_gevent.config.registry import Registry
 from shotover_gevent.config.topology import SourceEntry, Topology, load_topology
 from shotover_gevent.errors import ConfigError, Problem
 from shotover_gevent.metrics import MetricStore
+from shotover_gevent.net.address import Address
 
 T = TypeVar("T")
 
@@ -63,7 +66,8 @@ def check_files(
     default those of this process."""
     problems: list[Problem] = []
     config = _tried(lambda: load_config(config_path, environ), problems)
-    topology = _tried(lambda: _built(load_topology(topology_path, registry, environ)), problems)
+    topology = _tried(
+        lambda: _listens(_built(load_topology(topology_path, registry, environ)), config), problems)
     return Check(
         config_file=fspath(config_path),
         topology_file=fspath(topology_path),
@@ -83,6 +87,29 @@ def _built(topology: Topology) -> Topology:
             failures += error.failures
     if failures:
         raise topology.not_built(failures)
+    return topology
+
+
+def _listens(topology: Topology, config: GeneralConfig | None) -> Topology:
+    """The topology, if no address is listened on twice: one of both could not be bound. Raises
+    ``ConfigError``."""
+    document, users = topology.document, {}
+    if config is not None and config.observability_address is not None:
+        users[str(config.observability_address)] = "observability_interface of the configuration"
+    for index, source in enumerate(topology.sources):
+        own: Path = ("sources", index, source.type_name, "listen_addr")
+        wanted = [(source.listen_addr, own, f"source {source.name!r}")]
+        for step in all_steps(source.chain):
+            # So is the field called wherever a transform has an interface.
+            if port := getattr(step, "switch_port", None):
+                place = (*topology.paths.get(id(step), ()), "switch_port")
+                wanted.append((Address("127.0.0.1", port), place, f"{step.type_name} {step.name!r}"))
+        for address, path, user in wanted:
+            other = users.setdefault(str(address), user)
+            if other is not user and (address.is_unix or address.port):
+                document.refuse(path, f"{other} listens on {address}, too", "choose another port")
+    if problems := document.sorted_problems():
+        raise ConfigError(problems)
     return topology
 
 

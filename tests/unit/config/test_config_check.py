@@ -55,3 +55,48 @@ def test_programs_get_every_fact_of_a_problem(tmp_path):
         "message": 'unknown transform type "NulSink"',
         "suggestion": f'did you mean "NullSink"? known types: {", ".join(Registry().names())}',
     }]}
+
+
+TAKEN = """\
+sources:
+  - Valkey:
+      name: a
+      listen_addr: "127.0.0.1:7001"
+      chain:
+        - Tee: {name: t, switch_port: 7002, chain: [{NullSink: {name: n1}}]}
+        - NullSink: {name: n2}
+  - Tcp:
+      name: b
+      listen_addr: "127.0.0.1:7001"
+      chain: [{TcpSinkSingle: {name: s, remote_address: "127.0.0.1:7001", connect_timeout_ms: 1}}]
+  - Valkey:
+      name: c
+      listen_addr: "127.0.0.1:7003"
+      chain:
+        - FaultInjection:
+            name: f
+            switch_port: 7002
+            faults: [{kind: close, percentage: 1}]
+        - NullSink: {name: n3}
+"""
+
+
+def test_an_address_has_one_listener(tmp_path):
+    """Sources, switches and the metrics: whoever comes second is told who was first."""
+    found = check(tmp_path, GOOD_CONFIG + 'observability_interface: "127.0.0.1:7003"\n', TAKEN)
+    assert [(str(each).split(":", 1)[1], each.path) for each in found.problems] == [
+        ("10:20  sources[1].Tcp.listen_addr: source 'a' listens on 127.0.0.1:7001, too\n    choose another port",
+         "sources[1].Tcp.listen_addr"),
+        ("14:20  sources[2].Valkey.listen_addr: observability_interface of the configuration listens on "
+         "127.0.0.1:7003, too\n    choose another port", "sources[2].Valkey.listen_addr"),
+        ("18:26  sources[2].Valkey.chain[0].FaultInjection.switch_port: Tee 't' listens on 127.0.0.1:7002, too\n"
+         "    choose another port", "sources[2].Valkey.chain[0].FaultInjection.switch_port"),
+    ]
+
+
+def test_ports_that_the_kernel_chooses_differ(tmp_path):
+    """Two sources may both have port 0, and one port of two addresses is two addresses."""
+    two = GOOD_TOPOLOGY + GOOD_TOPOLOGY.removeprefix("sources:\n").replace("name: v", "name: w").replace(
+        "name: n", "name: m")
+    other = two.replace(":0", ":7001").replace("127.0.0.1:7001", "127.0.0.2:7001", 1)
+    assert [check(tmp_path, GOOD_CONFIG, each).problems for each in (two, other)] == [(), ()]
