@@ -131,6 +131,8 @@ def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
                         help="run traffic and a reload by itself, and report")
     parser.add_argument("--port", type=_port, metavar="PORT",
                         help="where to listen (default: 6379, or the next free port)")
+    parser.add_argument("--shared", action="store_const", const="shared", default="dedicated", dest="mode",
+                        help="let all clients share one connection to the server")
     parser.set_defaults(run=_demo)
 
 
@@ -223,4 +225,4 @@ def _say(text: str, stream: TextIO) -> None:
 def _demo(options: argparse.Namespace) -> int:
     from shotover_gevent import demo
 
-    return demo.run(check=options.check, port=options.port)
+    return demo.run(check=options.check, port=options.port, mode=options.mode)

