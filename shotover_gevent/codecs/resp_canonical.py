@@ -15,15 +15,12 @@ a client stop the process for four seconds.
 
 from __future__ import annotations
 
+from shotover_gevent.codecs.resp_heads import HEADS, LONGEST, heads_of
 from shotover_gevent.codecs.resp_replies import advance
 from shotover_gevent.errors import PeerError
 
-# What stands before arguments and in front of a request. Cutting looks at every byte, and is slower
-# for arguments that are longer than this than the scanner, which steps over them.
-_MAX_ARGUMENT_BYTES = 2048
+# Requests of more arguments are rare enough for the scanner.
 _MAX_ARGUMENTS = 1024
-_STRINGS = [b"$%d" % size for size in range(_MAX_ARGUMENT_BYTES + 1)]
-_string_of = _STRINGS.__getitem__
 _TWO, _THREE = b"*2", b"*3"
 #: The pieces of a request that begins so.
 _ARRAYS = {b"*%d" % count: 2 * count + 1 for count in range(1, _MAX_ARGUMENTS + 1)}
@@ -48,20 +45,20 @@ def take_canonical(raw: bytes) -> tuple[list[list[bytes]], int]:
         # pipeline, are most of what comes.
         if end == 5:
             head, size, name, key_size, key, rest = pieces
-            if (head == _TWO and not rest and size == _STRINGS[len(name)]
-                    and key_size == _STRINGS[len(key)]):
+            if (head == _TWO and not rest and size == HEADS[len(name)]
+                    and key_size == HEADS[len(key)]):
                 return [[name, key]], len(raw)
         elif end == 7:
             head, size, name, key_size, key, value_size, value, rest = pieces
-            if (head == _THREE and not rest and size == _STRINGS[len(name)]
-                    and key_size == _STRINGS[len(key)] and value_size == _STRINGS[len(value)]):
+            if (head == _THREE and not rest and size == HEADS[len(name)]
+                    and key_size == HEADS[len(key)] and value_size == HEADS[len(value)]):
                 return [[name, key, value]], len(raw)
         elif end >= _MANY_PIECES and (same := _take_equal(pieces, end)):
             return same, len(raw)
         while at < end:
             stop = at + _ARRAYS[pieces[at]]
             arguments = pieces[at + 2 : stop : 2]
-            if stop > end or pieces[at + 1 : stop : 2] != [*map(_string_of, map(len, arguments))]:
+            if stop > end or pieces[at + 1 : stop : 2] != heads_of(arguments):
                 break
             values.append(arguments)
             at = stop
@@ -81,7 +78,7 @@ def _take_equal(pieces: list[bytes], end: int) -> list[list[bytes]]:
     columns = []
     for at in range(1, width, 2):
         arguments = pieces[at + 1 : end : width]
-        if pieces[at:end:width] != [*map(_string_of, map(len, arguments))]:
+        if pieces[at:end:width] != heads_of(arguments):
             return []
         columns.append(arguments)
     return [*map(list, zip(*columns))]
@@ -93,4 +90,4 @@ def _begins_large(raw: bytes) -> bool:
         end, lacking, _ = advance(raw, 0, 1)
     except PeerError:
         return True
-    return lacking > 0 or end > _MAX_ARGUMENT_BYTES
+    return lacking > 0 or end > LONGEST

@@ -18,14 +18,13 @@ from __future__ import annotations
 
 from collections import deque
 
+from shotover_gevent.codecs.resp_heads import HEADS, heads_of
 from shotover_gevent.codecs.resp_replies import ReplyScanner, kind_of
 from shotover_gevent.errors import PeerError
 
 _CRLF = b"\r\n"
-_HEADS = [b"$%d" % size for size in range(1024)]
-_head_of = _HEADS.__getitem__
 #: The head of a string: how long its bytes are, with the line end behind them.
-_STRINGS = {head: size + 2 for size, head in enumerate(_HEADS)} | {b"$-1": 0}
+_STRINGS = {head: size + 2 for size, head in enumerate(HEADS)} | {b"$-1": 0}
 _PLUS, _MINUS, _COLON, _DOLLAR, _PUSH = b"+-:$>"
 #: What may come while nobody waits begins so: a push, or an attribute of one.
 _UNASKED = b">|"
@@ -217,7 +216,7 @@ def _end_of_equals(pieces: list[bytes], first: int, count: int) -> int:
     last = len(pieces) - 1  # it has no line end
     end = first + 2 * count
     try:
-        if end <= last and pieces[first:end:2] == [*map(_head_of, map(len, pieces[first + 1 : end : 2]))]:
+        if end <= last and pieces[first:end:2] == heads_of(pieces[first + 1 : end : 2]):
             return end
     except IndexError:
         return 0  # longer than what has a head

@@ -251,10 +251,7 @@ class ValkeySink(Sink):
 
     def _receive(self, stream: Stream) -> bytes:
         """Wait for bytes. Raises ``UpstreamError``, also at the end."""
-        try:
-            count = stream.read()
-        except OSError as error:
-            raise UpstreamError(f"IO error {os_error_text(error)}") from error
+        count = self._read(stream)
         if count == 0:
             raise UpstreamError(CLOSED)
         return bytes(stream.buffer.view[:count])

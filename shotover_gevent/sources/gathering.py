@@ -78,10 +78,8 @@ class GatheringSession(Session):
                     raise error
                 if not is_open:
                     return
-            elif stream is not None:
-                self._take_pushes(stream)
             else:
-                self._woken()
+                self._attend(stream)
 
     def _patience_s(self) -> float:
         assert self._chain is not None

@@ -51,12 +51,12 @@ SOON_BYTES = 16 * 1024
 class Session(BaseSession):
     """One client of a source with requests and responses."""
 
-    __slots__ = ("_decoder", "_is_running", "_run_limit", "_puts_off")
+    __slots__ = ("_decoder", "_is_running", "_run_limit")
 
     fates = BaseSession.fates | {
         "_decoder": EXPORTED,
         "_is_running": REBUILT,  # a held session is not running
-        "_run_limit": REBUILT, "_puts_off": REBUILT,
+        "_run_limit": REBUILT,
     }
 
     def __init__(self, source: Source, session_id: int, sock: socket.socket, peer: Any) -> None:
@@ -65,8 +65,6 @@ class Session(BaseSession):
         self._decoder = source.protocol.decoder()
         self._is_running = False
         self._run_limit = FIRST_RUN
-        # Where the sessions are answered one after the other anyway, that only costs.
-        self._puts_off = not source.chain.answers_together
 
     @property
     def is_idle(self) -> bool:
@@ -113,10 +111,8 @@ class Session(BaseSession):
                         yield requests
                 elif count == 0:
                     return
-            elif stream is not None:
-                self._take_pushes(stream)
             else:
-                self._woken()
+                self._attend(stream)
 
     def _last_requests(self) -> Iterator[Batch]:
         """What the client had already sent when the session was told to stop."""
@@ -148,11 +144,14 @@ class Session(BaseSession):
         self._client.settle()
         self._hold_now()
 
-    def _woken(self) -> None:
-        """Do what the session was woken for while it was idle. Raises ``OSError``."""
+    def _attend(self, stream: Stream | None) -> None:
+        """Take what a stream of the chain has, or do what the session was woken for. Raises ``OSError``."""
         assert self._client is not None and self._context is not None
-        self._client.settle()
-        self._context.deliver()
+        if stream is not None:
+            self._take_pushes(stream)
+        else:
+            self._client.settle()
+            self._context.deliver()
 
     def _export(self, luggage: Luggage) -> dict[str, Any]:
         return {"pending": pack_bytes(self._decoder.pending)}
@@ -197,7 +196,8 @@ class Session(BaseSession):
         since = responses.received_at
         latency = source.sink_to_source if since else None
         try:
-            if self._puts_off and is_last and 0 < size <= SOON_BYTES:
+            # Where sessions are answered one after the other anyway, putting off only costs.
+            if is_last and 0 < size <= SOON_BYTES and not source.chain.answers_together:
                 client.send_soon(raw, latency, since)
             else:
                 if size:
